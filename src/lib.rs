@@ -1,0 +1,4 @@
+//! visord: an inference daemon for images. Modules in the order in which a request meets them.
+
+pub mod error;
+pub mod tensor;

@@ -1,0 +1,2 @@
+//! The `visord` binary: parse, build, run, exit.
+fn main() {}
