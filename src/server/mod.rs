@@ -1,0 +1,3 @@
+//! What clients speak: each protocol's bytes to our requests, and our answers to its bytes.
+
+pub mod oip;

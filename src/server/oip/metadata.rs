@@ -1,0 +1,62 @@
+//! `GET /v2` and `GET /v2/models/{model}`: what the server and its models are.
+
+use serde::Serialize;
+
+use crate::tensor::{Datatype, TensorSpec};
+
+/// The protocol extensions that are served. Triton's others are not: `sequence`, `model_repository`, shared
+/// memory, `trace`, `logging`.
+pub const EXTENSIONS: [&str; 6] = [
+    "classification",
+    "schedule_policy",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+];
+
+/// The answer to `GET /v2`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerMetadata<'a> {
+    /// Name of the server.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// Usually [`EXTENSIONS`].
+    pub extensions: &'a [&'a str],
+}
+
+/// The answer to `GET /v2/models/{model}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelMetadata<'a> {
+    /// Name of the model.
+    pub name: &'a str,
+    /// Versions that are loaded.
+    pub versions: Vec<String>,
+    /// What runs the model, in Triton's words, e.g. `tensorrt_plan` or `onnx_rten`.
+    pub platform: &'a str,
+    /// Inputs, in the model's order.
+    pub inputs: Vec<TensorMetadata>,
+    /// Outputs, in the model's order.
+    pub outputs: Vec<TensorMetadata>,
+}
+
+/// One input or output as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorMetadata {
+    /// Name in the model.
+    pub name: String,
+    /// Element type.
+    pub datatype: Datatype,
+    /// Full shape; -1 marks a dimension that varies, among them the batch.
+    pub shape: Vec<i64>,
+}
+
+impl TensorMetadata {
+    /// `spec` with its batch dimension in front, where the model has one.
+    #[must_use]
+    pub fn new(spec: &TensorSpec, batched: bool) -> Self {
+        let shape = batched.then_some(-1).into_iter().chain(spec.shape.iter().copied()).collect();
+        Self { name: spec.name.clone(), datatype: spec.datatype, shape }
+    }
+}

@@ -1,0 +1,93 @@
+//! The `parameters` objects of a request, of its inputs and of its outputs.
+//!
+//! Read: `priority`, `timeout`, `binary_data_output` (request), `binary_data_size` (input), `binary_data` and
+//! `classification` (output). `shared_memory_*` is refused, as no region can be registered. Everything else
+//! is accepted and ignored: a client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
+//! models keep no state between requests), `headers`, and the reserved `triton_` prefix.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::json::clip;
+use crate::error::{ErrorKind, InferError};
+
+/// The parameters that mean something here, unread: each is checked where it applies, so that one in the
+/// wrong place is ignored like any unknown one. `null` counts as absent.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Parameters<'a> {
+    #[serde(borrow)]
+    priority: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timeout: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_output: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    binary_data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    classification: Option<&'a RawValue>,
+    #[serde(borrow)]
+    shared_memory_region: Option<&'a RawValue>,
+}
+
+impl Parameters<'_> {
+    /// Queue priority: 0 is the model's default, 1 the most urgent.
+    pub fn priority(&self) -> Result<Option<u64>, InferError> {
+        integer("priority", self.priority, 0)
+    }
+
+    /// Deadline in microseconds; 0 is none.
+    pub fn timeout(&self) -> Result<Option<u64>, InferError> {
+        integer("timeout", self.timeout, 0)
+    }
+
+    /// Whether outputs are binary where they do not say.
+    pub fn binary_data_output(&self) -> Result<Option<bool>, InferError> {
+        boolean("binary_data_output", self.binary_data_output)
+    }
+
+    /// Bytes of this input after the JSON.
+    pub fn binary_data_size(&self) -> Result<Option<u64>, InferError> {
+        integer("binary_data_size", self.binary_data_size, 0)
+    }
+
+    /// Whether this output is binary.
+    pub fn binary_data(&self) -> Result<Option<bool>, InferError> {
+        boolean("binary_data", self.binary_data)
+    }
+
+    /// How many classes to answer instead of the values.
+    pub fn classification(&self) -> Result<Option<u64>, InferError> {
+        integer("classification", self.classification, 1)
+    }
+
+    /// **Errors:** `InvalidArgument` where the tensor is said to be in shared memory.
+    pub fn refuse_shared_memory(&self) -> Result<(), InferError> {
+        match self.shared_memory_region {
+            None => Ok(()),
+            Some(_) => Err(InferError::new(
+                ErrorKind::InvalidArgument,
+                "parameter `shared_memory_region`: shared memory is not served, send tensors in the body",
+            )),
+        }
+    }
+}
+
+fn integer(name: &str, value: Option<&RawValue>, least: u64) -> Result<Option<u64>, InferError> {
+    let Some(value) = value else { return Ok(None) };
+    match value.get().parse::<u64>() {
+        Ok(number) if number >= least => Ok(Some(number)),
+        Ok(_) | Err(_) => Err(wrong(name, &format!("an integer of at least {least}"), value)),
+    }
+}
+
+fn boolean(name: &str, value: Option<&RawValue>) -> Result<Option<bool>, InferError> {
+    let Some(value) = value else { return Ok(None) };
+    value.get().parse().map(Some).map_err(|_| wrong(name, "true or false", value))
+}
+
+fn wrong(name: &str, expected: &str, got: &RawValue) -> InferError {
+    let got = clip(got.get());
+    InferError::new(ErrorKind::InvalidArgument, format!("parameter `{name}`: expected {expected}, got {got}"))
+}

@@ -1,0 +1,219 @@
+//! The answer to an inference request, as JSON or as JSON with binary tensors behind it.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::binary::{push_element, split_elements};
+use super::classification::classify;
+use super::request::RequestedOutput;
+use super::tensor_json::{element_chars, write_numbers};
+use crate::error::{ErrorKind, InferError};
+use crate::tensor::{Datatype, Tensor};
+
+/// What the model answered.
+#[derive(Debug, Clone)]
+pub struct InferResponse<'a> {
+    /// Name of the model.
+    pub model_name: &'a str,
+    /// Version that answered.
+    pub model_version: &'a str,
+    /// The request's id; left out where it had none or an empty one.
+    pub id: Option<&'a str>,
+    /// Every output of the model, in the model's order.
+    pub outputs: Vec<OutputTensor<'a>>,
+}
+
+/// One output of a response.
+#[derive(Debug, Clone)]
+pub struct OutputTensor<'a> {
+    /// Name in the model.
+    pub name: &'a str,
+    /// Its value, batch dimension first.
+    pub tensor: Tensor,
+    /// The words of its classes by index, for the classification extension; empty where there are none.
+    pub labels: &'a [String],
+}
+
+/// A response body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// JSON, then the binary tensors in the order of the outputs.
+    pub body: Bytes,
+    /// Value of `Inference-Header-Content-Length`, to be sent where it is `Some`: bytes of JSON. The content type
+    /// is then `application/octet-stream`, else `application/json`.
+    pub json_len: Option<usize>,
+}
+
+/// Writes the `requested` outputs in their order, or all of them where none are; `binary_data_output` decides
+/// for those that do not say.
+///
+/// **Errors:** `InvalidArgument` for an output that the response lacks and for a `classification` of something
+/// without order. `Backend` for values that JSON cannot hold, NaN, infinities and `BYTES` that are no UTF-8: a
+/// `null` or a word of another dialect would fail in the client, far from the cause. Binary output holds them.
+pub fn write(
+    response: &InferResponse<'_>,
+    requested: &[RequestedOutput],
+    binary_data_output: bool,
+) -> Result<Encoded, InferError> {
+    let mut parts = Vec::with_capacity(response.outputs.len());
+    if requested.is_empty() {
+        for output in &response.outputs {
+            parts.push(Part::new(output, binary_data_output, 0)?);
+        }
+    }
+    for wanted in requested {
+        let output = response.outputs.iter().find(|o| o.name == wanted.name).ok_or_else(|| {
+            InferError::new(ErrorKind::InvalidArgument, format!("the model has no output `{}`", wanted.name))
+        })?;
+        let binary = wanted.binary.unwrap_or(binary_data_output);
+        parts.push(Part::new(output, binary, wanted.classification)?);
+    }
+
+    let mut out = Vec::with_capacity(256 + parts.iter().map(Part::bytes_estimate).sum::<usize>());
+    out.push(b'{');
+    if let Some(id) = response.id.filter(|id| !id.is_empty()) {
+        out.extend_from_slice(b"\"id\":");
+        push_json(&mut out, id);
+        out.push(b',');
+    }
+    out.extend_from_slice(b"\"model_name\":");
+    push_json(&mut out, response.model_name);
+    out.extend_from_slice(b",\"model_version\":");
+    push_json(&mut out, response.model_version);
+    out.extend_from_slice(b",\"outputs\":[");
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        part.push_json(&mut out).map_err(|e| e.context(format_args!("output `{}`", part.name)))?;
+    }
+    out.extend_from_slice(b"]}");
+
+    let json_len = parts.iter().any(|part| part.binary).then_some(out.len());
+    for part in parts.iter().filter(|part| part.binary) {
+        out.extend_from_slice(part.value.bytes());
+    }
+    Ok(Encoded { body: Bytes::from(out), json_len })
+}
+
+/// The body of an error: `{"error":"…"}`.
+#[must_use]
+pub fn error_body(error: &InferError) -> Bytes {
+    #[derive(Serialize)]
+    struct ErrorDocument<'a> {
+        error: &'a str,
+    }
+    let mut out = Vec::with_capacity(16 + error.message.len());
+    push_json(&mut out, &ErrorDocument { error: &error.message });
+    Bytes::from(out)
+}
+
+/// One output on its way into the body.
+struct Part<'a> {
+    name: &'a str,
+    datatype: Datatype,
+    shape: Vec<usize>,
+    binary: bool,
+    value: Value<'a>,
+}
+
+enum Value<'a> {
+    /// Elements as the protocol's binary tensors have them.
+    Tensor(&'a Bytes),
+    /// Classes, in the same form.
+    Classes(Bytes),
+}
+
+impl Value<'_> {
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Tensor(data) => data,
+            Self::Classes(data) => data,
+        }
+    }
+}
+
+impl<'a> Part<'a> {
+    fn new(output: &'a OutputTensor<'_>, binary: bool, classes: usize) -> Result<Self, InferError> {
+        let OutputTensor { name, tensor, labels } = output;
+        let Tensor { datatype, shape, data } = tensor;
+        if let Some(each) = datatype.size_bytes()
+            && shape.iter().try_fold(each, |n, &d| n.checked_mul(d)) != Some(data.len())
+        {
+            return Err(InferError::new(
+                ErrorKind::Backend,
+                format!("output `{name}`: {datatype} {shape:?} came with {} bytes", data.len()),
+            ));
+        }
+        if classes == 0 {
+            let value = Value::Tensor(data);
+            return Ok(Self { name, datatype: *datatype, shape: shape.clone(), binary, value });
+        }
+        let context = |e: InferError| e.context(format_args!("output `{name}`"));
+        let classes = classify(tensor, classes, labels).map_err(context)?;
+        let mut data = Vec::with_capacity(classes.elements.iter().map(|e| e.len() + 4).sum());
+        for element in &classes.elements {
+            push_element(&mut data, element.as_bytes()).map_err(context)?;
+        }
+        let value = Value::Classes(Bytes::from(data));
+        Ok(Self { name, datatype: Datatype::Bytes, shape: classes.shape, binary, value })
+    }
+
+    fn bytes_estimate(&self) -> usize {
+        let bytes = self.value.bytes().len();
+        let value = match self.datatype.size_bytes() {
+            Some(each) if !self.binary => bytes / each * element_chars(self.datatype),
+            Some(_) | None => bytes,
+        };
+        128 + self.name.len() + value
+    }
+
+    fn push_json(&self, out: &mut Vec<u8>) -> Result<(), InferError> {
+        out.extend_from_slice(b"{\"name\":");
+        push_json(out, self.name);
+        out.extend_from_slice(b",\"datatype\":");
+        push_json(out, self.datatype.name());
+        out.extend_from_slice(b",\"shape\":");
+        push_json(out, &self.shape);
+        let data = self.value.bytes();
+        if self.binary {
+            out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            push_json(out, &data.len());
+            out.extend_from_slice(b"}}");
+            return Ok(());
+        }
+        out.extend_from_slice(b",\"data\":[");
+        if self.datatype == Datatype::Bytes {
+            push_strings(out, data, self.shape.iter().product())?;
+        } else {
+            write_numbers(out, self.datatype, data).map_err(|index| not_json(index, "is NaN or infinite"))?;
+        }
+        out.extend_from_slice(b"]}");
+        Ok(())
+    }
+}
+
+fn push_strings(out: &mut Vec<u8>, data: &Bytes, elements: usize) -> Result<(), InferError> {
+    // A tensor of ours that does not add up is our fault, not the client's.
+    let items = split_elements(data, elements).map_err(|e| InferError { kind: ErrorKind::Backend, ..e })?;
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        let text = std::str::from_utf8(item).map_err(|_| not_json(index, "is no UTF-8 text"))?;
+        push_json(out, text);
+    }
+    Ok(())
+}
+
+fn not_json(index: usize, what: &str) -> InferError {
+    InferError::new(
+        ErrorKind::Backend,
+        format!("element {index} {what}, which JSON cannot hold; ask for it with `binary_data`: true"),
+    )
+}
+
+/// Appends `value` as JSON.
+fn push_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("strings, numbers and lists of them always serialise");
+}

@@ -1,0 +1,1 @@
+//! Tests of the codecs: tables, hostile bodies, and what `tritonclient` sends.
