@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows sockets or headers beyond one header's value: `server::http` hands in a body and sends
 //! what comes back. [`parse`] reads `POST /v2/models/{model}/infer`, [`resolve`] holds the request against
-//! the model, [`write`] encodes the answer. `docs/compatibility.md` says what differs from Triton.
+//! the model, [`write()`] encodes the answer. `docs/compatibility.md` says what differs from Triton.
 //!
 //! **Source:** <https://github.com/kserve/open-inference-protocol> and the extension pages of
 //! <https://github.com/triton-inference-server/server/tree/main/docs/protocol>.
