@@ -189,3 +189,33 @@ impl InferError {
         self
     }
 }
+
+/// At most 100 characters of a client's text, for an error message.
+#[must_use]
+pub fn shorten(text: &str) -> &str {
+    text.char_indices().nth(100).map_or(text, |(end, _)| &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_distinct_and_statuses_are_errors() {
+        let mut seen = std::collections::HashSet::new();
+        for kind in ErrorKind::ALL {
+            let status = kind.status();
+            assert!(seen.insert(status.reason), "{kind:?} shares its reason");
+            assert!((400..600).contains(&status.http), "{kind:?}");
+            assert!((1..=16).contains(&status.grpc), "{kind:?}");
+            assert!(status.paddle >= 50 && (1..=9).contains(&status.paddle_06), "{kind:?}");
+        }
+        assert_eq!(seen.len(), ErrorKind::Internal as usize + 1, "ALL misses a kind");
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        assert_eq!(shorten("ä"), "ä");
+        assert_eq!(shorten(&"ä".repeat(300)), "ä".repeat(100));
+    }
+}

@@ -1,3 +1,19 @@
-//! What clients speak: each protocol's bytes to our requests, and our answers to its bytes.
+//! The network side: connections, routes, and one module for each protocol. Nothing below knows HTTP.
 
+pub mod base64;
+pub mod body;
+pub mod documents;
+pub mod http;
+pub mod multipart;
+pub mod npy;
+pub mod numpy;
 pub mod oip;
+pub mod openapi;
+pub mod paddle;
+pub mod pipeline;
+pub mod plain;
+pub mod reply;
+pub mod route;
+pub mod rows;
+pub mod state;
+pub mod v2;

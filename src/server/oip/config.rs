@@ -3,6 +3,8 @@
 //! The fields are those of Triton's `ModelConfig` that say something here; the rest is left out, which its
 //! clients read as the default.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::tensor::{Datatype, TensorSpec};
@@ -31,13 +33,30 @@ pub struct ModelConfig {
     pub dynamic_batching: Option<DynamicBatching>,
     /// File name of the model in its version's directory.
     pub default_model_filename: String,
+    /// What Triton has no field for: backend version, device, precision.
+    pub parameters: BTreeMap<&'static str, Parameter>,
 }
 
-/// Which versions are loaded: `{"latest":{"num_versions":1}}`.
+/// One free parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VersionPolicy {
-    /// The newest of them.
-    pub latest: LatestVersions,
+pub struct Parameter {
+    /// Its value.
+    pub string_value: String,
+}
+
+/// Which versions are loaded, e.g. `{"latest":{"num_versions":1}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionPolicy {
+    /// The newest.
+    Latest(LatestVersions),
+    /// Every one.
+    All {},
+    /// These.
+    Specific {
+        /// Their numbers.
+        versions: Vec<u64>,
+    },
 }
 
 /// How many versions are loaded.
@@ -56,11 +75,14 @@ pub struct TensorConfig {
     pub data_type: &'static str,
     /// Shape without the batch dimension; -1 marks a dimension that varies.
     pub dims: Vec<i64>,
+    /// Whether a request may leave it out: a model that takes images takes either those or tensors.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
 }
 
 impl From<&TensorSpec> for TensorConfig {
     fn from(spec: &TensorSpec) -> Self {
-        Self { name: spec.name.clone(), data_type: data_type(spec.datatype), dims: spec.shape.clone() }
+        Self { name: spec.name.clone(), data_type: data_type(spec.datatype), dims: spec.shape.clone(), optional: false }
     }
 }
 

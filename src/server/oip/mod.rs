@@ -22,10 +22,9 @@ mod tensor_json;
 #[cfg(test)]
 mod tests;
 
-pub use binary::decode_base64;
 pub use classification::{Classes, classify};
 pub use config::{
-    DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, QueuePolicy, TensorConfig, VersionPolicy,
+    DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, Parameter, QueuePolicy, TensorConfig, VersionPolicy,
     data_type,
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};

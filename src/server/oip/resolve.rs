@@ -1,7 +1,7 @@
 //! A request held against its model: names, datatypes and shapes.
 
 use super::json::clip;
-use super::request::{InferInput, InferRequest, RequestedOutput};
+use super::request::{InferInput, RequestedOutput};
 use crate::error::{ErrorKind, InferError};
 use crate::tensor::TensorSpec;
 
@@ -10,16 +10,16 @@ use crate::tensor::TensorSpec;
 /// Returns the rows of the batch: the first dimension, which all inputs share, or 1 where the model has none.
 /// **Errors:** `InvalidArgument` for a missing or unknown input, `WrongDatatype`, `WrongShape`.
 pub fn check_inputs(
-    request: &InferRequest,
+    inputs: &[InferInput],
     specs: &[TensorSpec],
     batched: bool,
 ) -> Result<usize, InferError> {
-    if let Some(input) = request.inputs.iter().find(|i| specs.iter().all(|s| s.name != i.name)) {
+    if let Some(input) = inputs.iter().find(|i| specs.iter().all(|s| s.name != i.name)) {
         return Err(unknown("input", &input.name, specs));
     }
     let mut rows: Option<(usize, &str)> = None;
     for spec in specs {
-        let input = request.inputs.iter().find(|i| i.name == spec.name).ok_or_else(|| {
+        let input = inputs.iter().find(|i| i.name == spec.name).ok_or_else(|| {
             InferError::new(ErrorKind::InvalidArgument, format!("input `{}` is missing", spec.name))
         })?;
         check_input(input, spec, batched)?;

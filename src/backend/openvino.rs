@@ -1,0 +1,251 @@
+//! OpenVINO: the fastest engine on a CPU, loaded at run time from wherever its libraries are.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openvino::{CompiledModel, Core, DeviceType, ElementType, InferRequest, RwPropertyKey, Shape, Tensor};
+
+use super::host::{HostEngine, HostInstance};
+use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
+use crate::image::Limits;
+use crate::model::config::{ModelSpec, Precision};
+use crate::tensor::Datatype;
+
+const NAME: &str = "openvino";
+const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino`, or its package) and name the folder with \
+                   libopenvino_c.so in --openvino-dir or VISORD_OPENVINO_DIR";
+/// Input tensors that an instance keeps, one for each shape it has seen lately.
+const KEPT_SHAPES: usize = 64;
+
+/// The OpenVINO backend: its core, once the libraries were found.
+pub struct OpenVino {
+    core: Mutex<Core>,
+    device: String,
+}
+
+impl OpenVino {
+    /// Loads the libraries from `dir`, or from where OpenVINO is usually installed.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] with what was looked for.
+    pub fn probe(dir: Option<&Path>) -> Result<Self, BackendError> {
+        let unavailable = |why: String| BackendError::Unavailable { backend: NAME, why, fix: FIX.to_owned() };
+        match dir {
+            Some(dir) => {
+                let library = find_library(dir)
+                    .ok_or_else(|| unavailable(format!("{} holds no libopenvino_c.so", dir.display())))?;
+                openvino_sys::library::load_from(library).map_err(unavailable)?;
+            }
+            None => openvino_sys::library::load().map_err(unavailable)?,
+        }
+        let core = Core::new().map_err(|e| unavailable(e.to_string()))?;
+        let device = core
+            .get_property(&DeviceType::CPU, &openvino::PropertyKey::DeviceFullName)
+            .map_err(|e| unavailable(format!("its CPU plugin does not load: {e}")))?;
+        Ok(Self { core: Mutex::new(core), device: device.trim().to_owned() })
+    }
+
+    fn compile(&self, spec: &ModelSpec, plan: InstancePlan) -> Result<CompiledModel, openvino::InferenceError> {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let streams = plan.count.to_string();
+        let threads = (plan.count * plan.threads).to_string();
+        let precision = match spec.precision {
+            Precision::Fp32 => "f32",
+            Precision::Bf16 => "bf16",
+        };
+        core.set_properties(
+            &DeviceType::CPU,
+            [
+                (RwPropertyKey::NumStreams, streams.as_str()),
+                (RwPropertyKey::InferenceNumThreads, threads.as_str()),
+                // The network threads want the same cores: a pinned engine thread waits behind them.
+                (RwPropertyKey::HintEnableCpuPinning, "NO"),
+                (RwPropertyKey::HintInferencePrecision, precision),
+            ],
+        )?;
+        let model = core.read_model_from_file(&spec.path.to_string_lossy(), "")?;
+        core.compile_model(&model, DeviceType::CPU)
+    }
+}
+
+/// The C library in `dir`: the plain name or the one with a version behind it.
+fn find_library(dir: &Path) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(dir)
+        .ok()?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("libopenvino_c.so")))
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+impl Backend for OpenVino {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> String {
+        openvino::version().build_number
+    }
+
+    fn device(&self) -> String {
+        self.device.clone()
+    }
+
+    fn load(&self, spec: &ModelSpec, plan: InstancePlan, limits: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
+        let refuse = |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
+        if spec.precision == Precision::Bf16 && !cpu_has_bf16() {
+            return Err(refuse("precision = \"bf16\" needs a CPU with AVX512_BF16 or AMX; use fp32".to_owned()));
+        }
+        let compiled = self.compile(spec, plan).map_err(|e| refuse(e.to_string()))?;
+        let count = compiled.get_input_size().map_err(|e| refuse(e.to_string()))?;
+        let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| compiled.get_input_by_index(i)?.get_name());
+        let count = compiled.get_output_size().map_err(|e| refuse(e.to_string()))?;
+        let outputs =
+            order(count, spec.outputs.iter().map(|o| o.tensor.name.as_str()), |i| compiled.get_output_by_index(i)?.get_name());
+        Ok(Arc::new(OpenVinoModel { compiled: Mutex::new(compiled), inputs, outputs, spec: spec.clone(), limits }))
+    }
+}
+
+/// OpenVINO's index of each of our tensors. A tensor that it knows under another name (an alias of the same
+/// value) keeps its place, since OpenVINO keeps the order of the ONNX graph.
+fn order<'a>(
+    count: usize,
+    names: impl Iterator<Item = &'a str>,
+    name_of: impl Fn(usize) -> Result<String, openvino::InferenceError>,
+) -> Vec<usize> {
+    let theirs: Vec<String> = (0..count).map(|i| name_of(i).unwrap_or_default()).collect();
+    names.enumerate().map(|(i, name)| theirs.iter().position(|t| t == name).unwrap_or(i)).collect()
+}
+
+/// Whether the kernel lists bfloat16 among the CPU's features: AVX512_BF16, AMX, or Arm's BF16.
+fn cpu_has_bf16() -> bool {
+    std::fs::read_to_string("/proc/cpuinfo")
+        .is_ok_and(|text| text.split_whitespace().any(|w| matches!(w, "avx512_bf16" | "amx_bf16" | "bf16")))
+}
+
+struct OpenVinoModel {
+    compiled: Mutex<CompiledModel>,
+    inputs: Vec<usize>,
+    outputs: Vec<usize>,
+    spec: ModelSpec,
+    limits: Limits,
+}
+
+impl LoadedModel for OpenVinoModel {
+    fn precision(&self) -> Precision {
+        self.spec.precision
+    }
+
+    fn batch_limit(&self) -> Option<usize> {
+        super::select::CPU_BATCH_LIMIT
+    }
+
+    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+        let request = self
+            .compiled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .create_infer_request()
+            .map_err(|e| failed("create_infer_request", e))?;
+        let engine = OpenVinoEngine {
+            request,
+            inputs: self
+                .inputs
+                .iter()
+                .zip(&self.spec.inputs)
+                .map(|(index, t)| Input { index: *index, datatype: t.datatype, tensors: Vec::new(), current: None })
+                .collect(),
+            outputs: self.outputs.clone(),
+            datatypes: self.spec.outputs.iter().map(|o| o.tensor.datatype).collect(),
+        };
+        Ok(Box::new(HostInstance::new(engine, &self.spec, self.limits)?))
+    }
+}
+
+struct Input {
+    index: usize,
+    datatype: Datatype,
+    /// Tensors by shape: a batch size that comes again finds its memory, and OpenVINO its compiled shape.
+    tensors: Vec<(Vec<usize>, Tensor)>,
+    current: Option<usize>,
+}
+
+struct OpenVinoEngine {
+    request: InferRequest,
+    inputs: Vec<Input>,
+    outputs: Vec<usize>,
+    datatypes: Vec<Datatype>,
+}
+
+fn failed(call: &'static str, why: impl ToString) -> BackendError {
+    BackendError::Execute { backend: NAME, call, why: why.to_string() }
+}
+
+fn element_type(datatype: Datatype) -> Option<ElementType> {
+    Some(match datatype {
+        Datatype::Bool => ElementType::Boolean,
+        Datatype::Uint8 => ElementType::U8,
+        Datatype::Uint16 => ElementType::U16,
+        Datatype::Uint32 => ElementType::U32,
+        Datatype::Uint64 => ElementType::U64,
+        Datatype::Int8 => ElementType::I8,
+        Datatype::Int16 => ElementType::I16,
+        Datatype::Int32 => ElementType::I32,
+        Datatype::Int64 => ElementType::I64,
+        Datatype::Fp16 => ElementType::F16,
+        Datatype::Bf16 => ElementType::Bf16,
+        Datatype::Fp32 => ElementType::F32,
+        Datatype::Fp64 => ElementType::F64,
+        Datatype::Bytes => return None,
+    })
+}
+
+impl Input {
+    fn select(&mut self, shape: &[usize]) -> Result<usize, BackendError> {
+        if let Some(at) = self.tensors.iter().position(|(s, _)| s == shape) {
+            return Ok(at);
+        }
+        let kind = element_type(self.datatype).ok_or_else(|| failed("ov_tensor_create", "BYTES is no engine input"))?;
+        let dims: Vec<i64> = shape.iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
+        let dims = Shape::new(&dims).map_err(|e| failed("ov_shape_create", e))?;
+        let tensor = Tensor::new(kind, &dims).map_err(|e| failed("ov_tensor_create", e))?;
+        if self.tensors.len() == KEPT_SHAPES {
+            self.tensors.remove(0);
+            self.current = None;
+        }
+        self.tensors.push((shape.to_vec(), tensor));
+        Ok(self.tensors.len() - 1)
+    }
+}
+
+impl HostEngine for OpenVinoEngine {
+    fn input(&mut self, index: usize, shape: &[usize]) -> Result<&mut [u8], BackendError> {
+        let input = &mut self.inputs[index];
+        let at = input.select(shape)?;
+        let tensor = &mut input.tensors[at].1;
+        if input.current != Some(at) {
+            self.request
+                .set_input_tensor_by_index(input.index, tensor)
+                .map_err(|e| failed("ov_infer_request_set_input_tensor_by_index", e))?;
+            input.current = Some(at);
+        }
+        tensor.get_raw_data_mut().map_err(|e| failed("ov_tensor_data", e))
+    }
+
+    fn run(&mut self) -> Result<Vec<OutputBuffer>, BackendError> {
+        self.request.infer().map_err(|e| failed("ov_infer_request_infer", e))?;
+        self.outputs
+            .iter()
+            .zip(&self.datatypes)
+            .map(|(index, datatype)| {
+                let call = "ov_infer_request_get_output_tensor_by_index";
+                let tensor = self.request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
+                let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
+                let shape = shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+                let data = tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec();
+                Ok(OutputBuffer { datatype: *datatype, shape, data })
+            })
+            .collect()
+    }
+}

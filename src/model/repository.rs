@@ -1,0 +1,118 @@
+//! The model repository: one folder a model, one numbered folder a version.
+
+use std::path::{Path, PathBuf};
+
+use super::config::{ModelConfig, ModelSpec, VersionPolicy};
+use super::onnx::OnnxInfo;
+use crate::problems::Problems;
+
+/// File that holds a version's network.
+pub const MODEL_FILE: &str = "model.onnx";
+
+/// First path segments that belong to the server; a model cannot have such a name, since PaddleServing's
+/// path starts with it.
+pub const RESERVED_NAMES: [&str; 8] = ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json"];
+
+/// A model that is to be served.
+#[derive(Debug, Clone)]
+pub struct RepositoryModel {
+    /// Its `model.toml`.
+    pub config: ModelConfig,
+    /// Versions that the policy chose, ascending.
+    pub versions: Vec<RepositoryVersion>,
+}
+
+/// A version that is to be served.
+#[derive(Debug, Clone)]
+pub struct RepositoryVersion {
+    /// Number of the folder.
+    pub version: u64,
+    /// Everything that loading needs.
+    pub spec: ModelSpec,
+}
+
+/// Reads the whole repository, in name order; whatever is wrong lands in `problems`.
+pub fn read(root: &Path, problems: &mut Problems) -> Vec<RepositoryModel> {
+    let mut models: Vec<RepositoryModel> = match folders(root) {
+        Ok(list) => list.iter().filter_map(|(name, dir)| read_model(name, dir, problems)).collect(),
+        Err(e) => {
+            problems.add("--model-repository", "", "", format!("{} cannot be read: {e}", root.display()));
+            return Vec::new();
+        }
+    };
+    if models.is_empty() && problems.0.is_empty() {
+        problems.add("--model-repository", "", "", format!("{} holds no model; add <model>/1/{MODEL_FILE}", root.display()));
+    }
+    models.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+    for pair in 1..models.len() {
+        let service = &models[pair].config.paddle_service;
+        if let Some(other) = models[..pair].iter().find(|m| m.config.paddle_service == *service) {
+            problems.add(
+                models[pair].config.dir.join("model.toml").display(),
+                "paddle_serving.service",
+                service,
+                format!("is already the service of model \"{}\"", other.config.name),
+            );
+        }
+    }
+    models
+}
+
+fn folders(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut list = Vec::new();
+    for entry in std::fs::read_dir(root)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.is_dir() && !name.starts_with('.') {
+            list.push((name, path));
+        }
+    }
+    list.sort();
+    Ok(list)
+}
+
+fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<RepositoryModel> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if !name.chars().all(allowed) || RESERVED_NAMES.contains(&name) {
+        problems.add(
+            dir.display(),
+            "",
+            "",
+            format!("a model's name is made of letters, digits, '_', '-' and '.', and is none of {}", RESERVED_NAMES.join(", ")),
+        );
+        return None;
+    }
+    let config = ModelConfig::read(dir, name, problems);
+    let mut found: Vec<(u64, PathBuf)> = folders(dir)
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|(n, path)| Some((n.parse().ok().filter(|v| *v > 0)?, path.join(MODEL_FILE))))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        problems.add(dir.display(), "", "", format!("holds no version; add 1/{MODEL_FILE}"));
+    }
+    let chosen: Vec<(u64, PathBuf)> = match &config.version_policy {
+        VersionPolicy::All => found,
+        VersionPolicy::Latest(n) => found.split_off(found.len().saturating_sub(*n)),
+        VersionPolicy::Specific(list) => {
+            for missing in list.iter().filter(|v| !found.iter().any(|(f, _)| f == *v)) {
+                let source = dir.join("model.toml");
+                problems.add(source.display(), "version_policy.specific.versions", missing, format!("has no folder {}", dir.join(missing.to_string()).display()));
+            }
+            found.retain(|(v, _)| list.contains(v));
+            found
+        }
+    };
+    let versions = chosen
+        .into_iter()
+        .filter_map(|(version, path)| match OnnxInfo::read(&path) {
+            Ok(onnx) => Some(RepositoryVersion { version, spec: ModelSpec::resolve(&config, &path, &onnx, problems) }),
+            Err(e) => {
+                problems.add(path.display(), "", "", e);
+                None
+            }
+        })
+        .collect();
+    Some(RepositoryModel { config, versions })
+}

@@ -1,0 +1,12 @@
+//! From an admitted request to a batch on an instance and back: one bounded queue a model version, one thread
+//! an instance, and a pure decision between them.
+
+pub mod batcher;
+mod instance;
+pub mod postprocess;
+pub mod queue;
+pub mod registry;
+pub mod request;
+pub mod served;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! The bounded queue of one model version: requests push rows, instances pull batches.
+//!
+//! Instances pull under one short lock instead of a scheduler thread pushing to them: the batch is formed by
+//! whoever is about to run it, so a row wakes exactly one thread. True capacity: `capacity` rows wait, and each
+//! instance holds one batch in hand.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::batcher::{BatchPolicy, Decision, QueueView, decide};
+use super::request::{Row, Shared};
+use crate::error::{ErrorKind, InferError};
+use crate::telemetry::metrics::ModelMetrics;
+
+/// How long a throughput measurement takes before it counts.
+const RATE_WINDOW: Duration = Duration::from_millis(500);
+/// Longest `Retry-After` that is advised.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+pub(super) struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+    policy: BatchPolicy,
+    capacity: usize,
+    metrics: Arc<ModelMetrics>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    Open,
+    /// What waits is still worked off.
+    Draining,
+    /// Nothing more is worked on.
+    Closed,
+}
+
+struct State {
+    /// One lane for each priority level, most urgent first; each in order of arrival.
+    lanes: Vec<VecDeque<Row>>,
+    len: usize,
+    idle: usize,
+    admission: Admission,
+    /// No row expires before this time, so that nobody has to look.
+    next_deadline: Option<Instant>,
+    /// Whether rows of different shapes can meet here.
+    mixed_shapes: bool,
+    rate: DrainRate,
+}
+
+/// Rows that the instances work off, each second, as an exponential average over windows.
+#[derive(Debug, Default)]
+struct DrainRate {
+    window_start: Option<Instant>,
+    rows: usize,
+    per_second: Option<f64>,
+}
+
+impl DrainRate {
+    fn add(&mut self, rows: usize, now: Instant) {
+        let start = *self.window_start.get_or_insert(now);
+        self.rows += rows;
+        let elapsed = now.saturating_duration_since(start);
+        if elapsed >= RATE_WINDOW {
+            let measured = self.rows as f64 / elapsed.as_secs_f64();
+            self.per_second = Some(self.per_second.map_or(measured, |old| 0.5 * old + 0.5 * measured));
+            self.window_start = Some(now);
+            self.rows = 0;
+        }
+    }
+
+    /// Time to work off `rows`, in whole seconds, since `Retry-After` has no finer unit.
+    fn time_for(&self, rows: usize) -> Duration {
+        let seconds = self.per_second.filter(|r| *r > 0.0).map_or(1.0, |r| (rows as f64 / r).ceil());
+        Duration::from_secs_f64(seconds.clamp(1.0, MAX_RETRY_AFTER.as_secs_f64()))
+    }
+}
+
+impl Queue {
+    pub fn new(policy: BatchPolicy, capacity: usize, lanes: usize, mixed_shapes: bool, metrics: Arc<ModelMetrics>) -> Self {
+        let state = State {
+            lanes: (0..lanes.max(1)).map(|_| VecDeque::new()).collect(),
+            len: 0,
+            idle: 0,
+            admission: Admission::Open,
+            next_deadline: None,
+            mixed_shapes,
+            rate: DrainRate::default(),
+        };
+        Self { state: Mutex::new(state), ready: Condvar::new(), policy, capacity, metrics }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Admits all rows of a request, or none. `lane` 0 is the most urgent.
+    pub fn push(&self, rows: impl ExactSizeIterator<Item = Row>, lane: usize) -> Result<(), InferError> {
+        let count = rows.len();
+        let wake = {
+            let mut state = self.lock();
+            match state.admission {
+                Admission::Open => {}
+                Admission::Draining | Admission::Closed => {
+                    return Err(InferError::new(ErrorKind::Draining, "the server is shutting down"));
+                }
+            }
+            if state.len + count > self.capacity {
+                let mut error = InferError::new(
+                    ErrorKind::QueueFull,
+                    format!("queue full: {} of max_queue_size {} rows are waiting", state.len, self.capacity),
+                );
+                error.retry_after = Some(state.rate.time_for(state.len + count - self.capacity));
+                return Err(error);
+            }
+            let lane = lane.min(state.lanes.len() - 1);
+            for row in rows {
+                if let Some(deadline) = row.request.deadline {
+                    state.next_deadline = Some(state.next_deadline.map_or(deadline, |d| d.min(deadline)));
+                }
+                state.lanes[lane].push_back(row);
+            }
+            state.len += count;
+            self.metrics.set_pending(state.len);
+            state.idle.min(count)
+        };
+        for _ in 0..wake {
+            self.ready.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Blocks until there is a batch, which lands in `batch`; `false` when there will be none any more.
+    pub fn take(&self, batch: &mut Vec<Row>) -> bool {
+        let mut expired = Vec::new();
+        let mut state = self.lock();
+        state.idle += 1;
+        let taken = loop {
+            let now = Instant::now();
+            state.drop_expired(now, &mut expired);
+            if !expired.is_empty() {
+                // Answering them takes their requests' locks: not under this one.
+                self.metrics.set_pending(state.len);
+                drop(state);
+                for row in expired.drain(..) {
+                    row.request.fail(row.index, row.request.expired());
+                }
+                state = self.lock();
+                continue;
+            }
+            if state.admission == Admission::Closed {
+                break false;
+            }
+            match decide(state.view(now), now, &self.policy) {
+                Decision::Dispatch(rows) => {
+                    state.pop(rows, batch);
+                    self.metrics.set_pending(state.len);
+                    break true;
+                }
+                Decision::Wait if state.admission == Admission::Draining => break false,
+                Decision::Wait => state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Decision::WaitUntil(until) => {
+                    let timeout = until.saturating_duration_since(now);
+                    state = self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        };
+        state.idle -= 1;
+        taken
+    }
+
+    /// Takes a request's rows out again: its client left, or its deadline passed.
+    pub fn remove(&self, request: &Arc<Shared>) {
+        request.cancel();
+        let mut state = self.lock();
+        for lane in &mut state.lanes {
+            lane.retain(|row| !Arc::ptr_eq(&row.request, request));
+        }
+        state.len = state.lanes.iter().map(VecDeque::len).sum();
+        self.metrics.set_pending(state.len);
+    }
+
+    /// Tells how many rows an instance has worked off.
+    pub fn drained(&self, rows: usize, now: Instant) {
+        self.lock().rate.add(rows, now);
+    }
+
+    /// Admits nothing more; what waits is still worked off.
+    pub fn drain(&self) {
+        let mut state = self.lock();
+        if state.admission == Admission::Open {
+            state.admission = Admission::Draining;
+        }
+        drop(state);
+        self.ready.notify_all();
+    }
+
+    /// Admits nothing more and fails what waits with `error`.
+    pub fn close(&self, error: &InferError) {
+        let rows: Vec<Row> = {
+            let mut state = self.lock();
+            state.admission = Admission::Closed;
+            state.len = 0;
+            self.metrics.set_pending(0);
+            state.lanes.iter_mut().flat_map(std::mem::take).collect()
+        };
+        for row in rows {
+            row.request.fail(row.index, error.clone());
+        }
+        self.ready.notify_all();
+    }
+
+    /// Rows that wait.
+    pub fn len(&self) -> usize {
+        self.lock().len
+    }
+}
+
+impl State {
+    fn head(&self) -> Option<&Row> {
+        self.lanes.iter().find_map(VecDeque::front)
+    }
+
+    fn view(&self, now: Instant) -> QueueView {
+        let rows = match self.head() {
+            Some(head) if self.mixed_shapes => {
+                let key = head.request.shape_key;
+                self.lanes.iter().flatten().filter(|r| r.request.shape_key == key).count()
+            }
+            _ => self.len,
+        };
+        // The oldest row decides how long anybody waits, whichever lane it is in.
+        let oldest = self.lanes.iter().filter_map(|l| l.front()).map(|r| r.enqueued).min().unwrap_or(now);
+        QueueView { rows, oldest, idle_instances: self.idle, draining: self.admission != Admission::Open }
+    }
+
+    /// Moves the first `rows` that can share a batch with the head, most urgent lane first.
+    fn pop(&mut self, rows: usize, batch: &mut Vec<Row>) {
+        let Some(key) = self.head().map(|r| r.request.shape_key) else { return };
+        for lane in &mut self.lanes {
+            if !self.mixed_shapes {
+                let n = lane.len().min(rows - batch.len());
+                batch.extend(lane.drain(..n));
+                continue;
+            }
+            let mut at = 0;
+            while at < lane.len() && batch.len() < rows {
+                if lane[at].request.shape_key == key {
+                    batch.extend(lane.remove(at));
+                } else {
+                    at += 1;
+                }
+            }
+        }
+        self.len -= batch.len();
+    }
+
+    fn drop_expired(&mut self, now: Instant, expired: &mut Vec<Row>) {
+        if self.next_deadline.is_none_or(|d| now < d) {
+            return;
+        }
+        self.next_deadline = None;
+        for lane in &mut self.lanes {
+            let mut kept = VecDeque::with_capacity(lane.len());
+            for row in lane.drain(..) {
+                match row.request.deadline {
+                    Some(deadline) if now >= deadline => expired.push(row),
+                    deadline => {
+                        if let Some(deadline) = deadline {
+                            self.next_deadline = Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
+                        }
+                        kept.push_back(row);
+                    }
+                }
+            }
+            *lane = kept;
+        }
+        self.len = self.lanes.iter().map(VecDeque::len).sum();
+    }
+}

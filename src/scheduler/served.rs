@@ -1,0 +1,312 @@
+//! A loaded model version: what protocols call to get an answer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::batcher::BatchPolicy;
+use super::instance::Crew;
+use super::queue::Queue;
+use super::request::{InferRequest, InferResponse, Row, Shared};
+use crate::backend::{Backend, BackendError, InstancePlan, RowInput};
+use crate::error::{ErrorKind, InferError};
+use crate::image::Limits;
+use crate::model::config::{DynamicBatching, ModelConfig, ModelSpec, Precision};
+use crate::telemetry::metrics::{ModelMetrics, Protocol, Telemetry};
+
+/// A model version that answers requests.
+pub struct ServedModel {
+    /// The model's configuration.
+    pub config: Arc<ModelConfig>,
+    /// Its version.
+    pub version: u64,
+    /// Its signature and settings.
+    pub spec: ModelSpec,
+    /// What runs it.
+    pub backend: BackendInfo,
+    /// Its metrics and statistics.
+    pub metrics: Arc<ModelMetrics>,
+    crew: Arc<Crew>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Names of what runs a model, as shown in the log, the configuration endpoint and a metric.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// `tensorrt`, `openvino` or `rten`.
+    pub name: &'static str,
+    /// Version of the library.
+    pub version: String,
+    /// Device, in words.
+    pub device: String,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Instances.
+    pub instances: usize,
+    /// Largest batch that is formed.
+    pub max_batch_size: usize,
+}
+
+impl std::fmt::Debug for ServedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServedModel")
+            .field("name", &self.config.name)
+            .field("version", &self.version)
+            .field("backend", &self.backend)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Instances and threads for a CPU: one instance of one thread on each core, which measured best for
+/// throughput (docs/benchmarks.md), unless `[[instance_group]]` says otherwise.
+fn plan(config: &ModelConfig) -> InstancePlan {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match config.instance_group.first() {
+        None => InstancePlan { count: cores, threads: 1 },
+        Some(group) => {
+            let count = |g: &crate::model::config::InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
+            InstancePlan { count: config.instance_group.iter().map(count).sum(), threads: group.threads }
+        }
+    }
+}
+
+impl ServedModel {
+    /// Compiles, starts and warms up a version; blocking, until every instance is ready.
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] with what the engine or an instance said.
+    pub fn load(
+        config: &Arc<ModelConfig>,
+        version: u64,
+        spec: &ModelSpec,
+        backend: &dyn Backend,
+        limits: Limits,
+        telemetry: &Telemetry,
+    ) -> Result<Self, BackendError> {
+        let start = Instant::now();
+        let plan = plan(config);
+        let loaded = backend.load(spec, plan, limits)?;
+        let max_batch_size = loaded.batch_limit().unwrap_or(usize::MAX).min(spec.rows_per_batch());
+        let batching = &config.dynamic_batching;
+        let mut preferred = batching.preferred_batch_size.clone();
+        preferred.retain(|p| *p <= max_batch_size);
+        let policy =
+            BatchPolicy { max_batch_size, preferred_batch_size: preferred, max_queue_delay: batching.max_queue_delay };
+        let metrics = Arc::new(telemetry.model(&config.name, version));
+        let mixed = spec.inputs.iter().any(|i| i.row_elements().is_none());
+        let lanes = batching.priority_levels.max(1) as usize;
+        let backend = BackendInfo {
+            name: backend.name(),
+            version: backend.version(),
+            device: backend.device(),
+            precision: loaded.precision(),
+            instances: plan.count,
+            max_batch_size,
+        };
+        let crew = Arc::new(Crew {
+            model: config.name.clone(),
+            version,
+            queue: Queue::new(policy, batching.max_queue_size, lanes, mixed, Arc::clone(&metrics)),
+            loaded,
+            spec: spec.clone(),
+            warmup: config.model_warmup.clone(),
+            max_batch_size,
+            metrics: Arc::clone(&metrics),
+            alive: AtomicUsize::new(0),
+        });
+        let served = Self {
+            config: Arc::clone(config),
+            version,
+            spec: spec.clone(),
+            backend,
+            metrics,
+            crew,
+            threads: Mutex::new(Vec::new()),
+        };
+        served.start(plan.count)?;
+        let info = &served.backend;
+        served.metrics.loaded(
+            &[
+                ("backend", info.name.to_owned()),
+                ("backend_version", info.version.clone()),
+                ("device", info.device.clone()),
+                ("precision", info.precision.name().to_owned()),
+            ],
+            start.elapsed(),
+            batching.max_queue_size,
+        );
+        Ok(served)
+    }
+
+    fn start(&self, count: usize) -> Result<(), BackendError> {
+        let refuse = |why: String| BackendError::Load {
+            backend: self.backend.name,
+            model: self.spec.path.display().to_string(),
+            why,
+        };
+        let (sender, receiver) = std::sync::mpsc::sync_channel(count);
+        for ordinal in 0..count {
+            let thread = self.crew.start(ordinal, sender.clone()).map_err(|e| refuse(format!("no thread: {e}")))?;
+            self.lock_threads().push(thread);
+        }
+        drop(sender);
+        // A thread that dies without a word closes its end; then fewer answers come than were asked for.
+        let answers: Vec<_> = receiver.iter().collect();
+        let short = answers.len() < count;
+        match answers.into_iter().find_map(Result::err) {
+            Some(error) => Err(refuse(error)),
+            None if short => Err(refuse("an instance ended before it was ready".to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an instance can take work.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.crew.alive.load(Ordering::Acquire) > 0
+    }
+
+    /// Rows that wait.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.crew.queue.len()
+    }
+
+    /// Queues a request and waits for its answer. Dropping the future takes the request out of the queue
+    /// again, and work on it stops before it reaches the engine.
+    ///
+    /// # Errors
+    /// Anything that [`ErrorKind`] names from the queue on: full, expired, drained, a bad image, the engine.
+    pub async fn infer(&self, request: InferRequest, protocol: Protocol) -> Result<InferResponse, InferError> {
+        let arrival = request.arrival;
+        // Counts the request as cancelled if this future is dropped before it is done.
+        let mut outcome = Outcome { metrics: &self.metrics, protocol, arrival, done: false };
+        let result = self.submit(request).await;
+        outcome.done = true;
+        match &result {
+            Ok(response) => self.metrics.request_succeeded(protocol, arrival.elapsed(), response.stages),
+            Err(error) => self.metrics.request_failed(protocol, arrival.elapsed(), error.kind),
+        }
+        result
+    }
+
+    async fn submit(&self, request: InferRequest) -> Result<InferResponse, InferError> {
+        let batching = &self.config.dynamic_batching;
+        let rows = request.rows.len();
+        if rows == 0 || rows > batching.max_queue_size {
+            let allowed = format!("a request holds from 1 to max_queue_size {} rows, got {rows}", batching.max_queue_size);
+            return Err(InferError::new(ErrorKind::InvalidArgument, allowed));
+        }
+        let deadline = timeout(batching, request.timeout).and_then(|t| request.arrival.checked_add(t));
+        let key = request.rows.first().map_or(0, shape_key);
+        let (shared, answer) = Shared::new(rows, request.arrival, deadline, self.spec.batched(), key);
+        let now = Instant::now();
+        shared.wanted(now)?;
+        let rows = request.rows.into_iter().enumerate().map(|(index, input)| Row {
+            input,
+            request: Arc::clone(&shared),
+            index,
+            enqueued: now,
+        });
+        self.crew.queue.push(rows, lane(batching, request.priority))?;
+        let mut withdraw = Withdraw { queue: &self.crew.queue, request: &shared, answered: false };
+        let answer = match deadline {
+            None => answer.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(shared.expired()),
+            },
+        };
+        withdraw.answered = true;
+        answer.unwrap_or_else(|_| {
+            Err(InferError::new(ErrorKind::Internal, "the request was lost by its instance"))
+        })
+    }
+
+    /// Admits nothing more; what waits is still answered.
+    pub fn drain(&self) {
+        self.crew.queue.drain();
+    }
+
+    /// Fails what still waits, and joins the threads; blocking until their batches in hand are done.
+    pub fn stop(&self) {
+        self.crew.queue.close(&InferError::new(ErrorKind::Draining, "the server is shutting down"));
+        for thread in self.lock_threads().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(model = self.config.name, "an instance thread panicked outside its batch");
+            }
+        }
+    }
+}
+
+impl Drop for ServedModel {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The deadline's distance: a request can only shorten what the model sets.
+fn timeout(batching: &DynamicBatching, asked: Option<Duration>) -> Option<Duration> {
+    let asked = asked.filter(|t| batching.allow_timeout_override && !t.is_zero());
+    match (asked, batching.default_timeout) {
+        (Some(asked), Some(default)) => Some(asked.min(default)),
+        (asked, default) => asked.or(default),
+    }
+}
+
+/// Lane of a request: level 1 is lane 0; 0 and levels that do not exist take the default.
+fn lane(batching: &DynamicBatching, priority: u64) -> usize {
+    let level = u32::try_from(priority)
+        .ok()
+        .filter(|p| (1..=batching.priority_levels).contains(p))
+        .unwrap_or(batching.default_priority_level);
+    level.saturating_sub(1) as usize
+}
+
+/// Rows can share a batch when their shapes are equal: a hash stands for them, and the engine checks.
+fn shape_key(row: &RowInput) -> u64 {
+    use std::hash::{Hash, Hasher};
+    match row {
+        RowInput::Image(_) => 0,
+        RowInput::Tensors(tensors) => {
+            let mut hasher = std::hash::DefaultHasher::new();
+            tensors.iter().for_each(|t| t.shape.hash(&mut hasher));
+            hasher.finish() | 1
+        }
+    }
+}
+
+struct Outcome<'a> {
+    metrics: &'a ModelMetrics,
+    protocol: Protocol,
+    arrival: Instant,
+    done: bool,
+}
+
+impl Drop for Outcome<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.metrics.request_failed(self.protocol, self.arrival.elapsed(), ErrorKind::Cancelled);
+        }
+    }
+}
+
+/// Takes a request's rows out of the queue when nobody waits for them any more.
+struct Withdraw<'a> {
+    queue: &'a Queue,
+    request: &'a Arc<Shared>,
+    answered: bool,
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.queue.remove(self.request);
+        }
+    }
+}

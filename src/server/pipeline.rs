@@ -1,0 +1,161 @@
+//! PaddleServing's pipeline gateway, `POST /{service}/{method}`: its clients work as they are.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::{HeaderMap, StatusCode};
+
+use super::body::{self, in_place};
+use super::paddle::request::{Images, parse};
+use super::paddle::response::{Answer, Stage, write_gateway_error};
+use super::paddle::{GatewayError, check_name};
+use super::plain::Failure;
+use super::reply::{JSON, Reply, TEXT, reply};
+use super::rows;
+use super::state::ServerState;
+use crate::error::{ErrorKind, InferError};
+use crate::scheduler::request::InferRequest;
+use crate::scheduler::served::ServedModel;
+use crate::telemetry::metrics::Protocol;
+
+/// 405 as the gateway says it.
+#[must_use]
+pub fn method_not_allowed() -> Reply {
+    reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, super::paddle::METHOD_NOT_ALLOWED)
+}
+
+/// 404 as the gateway says it.
+#[must_use]
+pub fn not_found() -> Reply {
+    reply(StatusCode::NOT_FOUND, TEXT, super::paddle::NOT_FOUND)
+}
+
+/// Answers a request for `service`; application errors come with HTTP 200, as there.
+pub async fn infer(
+    state: &ServerState,
+    service: &str,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    arrival: Instant,
+) -> Reply {
+    let count = |kind: ErrorKind| state.telemetry.count_refused(Some(Protocol::Paddle), kind);
+    let collected = match body::collect(state, headers, incoming).await {
+        Ok(collected) => collected,
+        Err(e) => {
+            count(e.kind);
+            return gateway_error(&GatewayError {
+                http: e.kind.status().http,
+                code: e.kind.status().grpc,
+                message: e.message.clone(),
+            }, &e);
+        }
+    };
+    let bytes = &collected.bytes;
+    let request = match in_place(bytes.len(), || parse(bytes, state.limits.max_images)) {
+        Ok(request) => request,
+        Err(e) => {
+            let kind = if e.http == 400 { ErrorKind::MalformedJson } else { ErrorKind::InvalidArgument };
+            count(kind);
+            return gateway_error(&e, &InferError::new(kind, ""));
+        }
+    };
+    let answer = Answer {
+        version: state.paddle,
+        service,
+        logid: request.logid,
+        data_id: state.log_id.fetch_add(1, Ordering::Relaxed) as u64,
+    };
+    let mut out = Vec::with_capacity(4096);
+    let found = find(state, service).ok_or_else(|| check_name(service, "").err());
+    let outcome = match found {
+        Err(error) => Err((Stage::Service, Failure::Uncounted(error.unwrap_or_else(no_service)))),
+        Ok(served) => {
+            let images = Images::of(&request).and_then(|images| {
+                in_place(bytes.len(), || (0..images.len()).map(|i| images.decode(i).map(Bytes::from)).collect())
+            });
+            run(&served, images, &answer, arrival, &mut out).await
+        }
+    };
+    if let Err((stage, failure)) = outcome {
+        let error = match failure {
+            Failure::Counted(error) => error,
+            Failure::Uncounted(error) => {
+                count(error.kind);
+                error
+            }
+        };
+        answer.write_error(stage, &error, &mut out);
+    }
+    reply(StatusCode::OK, JSON, out)
+}
+
+fn no_service() -> InferError {
+    InferError::new(ErrorKind::UnknownModel, "Failed to inference: Service name error.")
+}
+
+/// The model that answers for a service: its state decides between "no such service" and "not now".
+fn find(state: &ServerState, service: &str) -> Option<Result<Arc<ServedModel>, InferError>> {
+    let models = state.registry.models();
+    let model = models.values().find(|m| m.config.paddle_service == service)?;
+    Some(state.registry.find(&model.config.name, None))
+}
+
+async fn run(
+    served: &Result<Arc<ServedModel>, InferError>,
+    images: Result<Vec<Bytes>, InferError>,
+    answer: &Answer<'_>,
+    arrival: Instant,
+    out: &mut Vec<u8>,
+) -> Result<(), (Stage, Failure)> {
+    let served = served.as_ref().map_err(|e| (Stage::Service, e.clone().into()))?;
+    let images = images.map_err(|e| (stage(e.kind), e.into()))?;
+    let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e.into()))?;
+    let request = InferRequest { rows, priority: 0, timeout: None, arrival };
+    let response =
+        served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), Failure::Counted(e)))?;
+    let keys = &served.config.paddle_keys;
+    let single = served.spec.outputs.len() == 1;
+    let outputs: Vec<_> = served
+        .spec
+        .outputs
+        .iter()
+        .zip(&response.outputs)
+        .map(|(spec, tensor)| {
+            let name = spec.tensor.name.as_str();
+            let renamed = keys.iter().find(|(from, _)| from == name).map(|(_, to)| to.as_str());
+            (renamed.unwrap_or(if single { "out" } else { name }), tensor)
+        })
+        .collect();
+    answer.write_outputs(&outputs, out).map_err(|e| {
+        let error = InferError::new(ErrorKind::Internal, e.to_string());
+        (Stage::Postprocess, error.into())
+    })
+}
+
+/// Where PaddleServing would have failed.
+fn stage(kind: ErrorKind) -> Stage {
+    match kind {
+        ErrorKind::MalformedJson | ErrorKind::UnknownModel | ErrorKind::NotReady | ErrorKind::Draining => Stage::Service,
+        ErrorKind::QueueFull
+        | ErrorKind::Overloaded
+        | ErrorKind::DeadlineExceeded
+        | ErrorKind::Cancelled
+        | ErrorKind::Backend
+        | ErrorKind::Internal => Stage::Inference,
+        ErrorKind::NotAnImage | ErrorKind::TruncatedImage | ErrorKind::CorruptImage | ErrorKind::ImageDimensions | ErrorKind::UnsupportedImage | ErrorKind::BadBase64 | ErrorKind::MalformedMultipart | ErrorKind::BinarySize | ErrorKind::WrongDatatype | ErrorKind::WrongShape | ErrorKind::InvalidArgument | ErrorKind::UnknownVersion | ErrorKind::UnknownPath | ErrorKind::MethodNotAllowed | ErrorKind::UnsupportedMediaType | ErrorKind::UnsupportedEncoding | ErrorKind::CorruptEncoding | ErrorKind::BodyTooLarge | ErrorKind::HeadersTooLarge | ErrorKind::SlowClient => Stage::Preprocess,
+    }
+}
+
+fn gateway_error(error: &GatewayError, cause: &InferError) -> Reply {
+    let mut out = Vec::with_capacity(256);
+    write_gateway_error(error, &mut out);
+    let status = StatusCode::from_u16(error.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = reply(status, JSON, out);
+    if let Some(after) = cause.retry_after {
+        response.headers_mut().insert(hyper::header::RETRY_AFTER, after.as_secs().max(1).into());
+    }
+    response
+}

@@ -1,0 +1,230 @@
+//! Plain HTTP: an image in the body, or several in a form; the answer as JSON, .npy or bare floats.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+
+use super::reply::{JSON, OCTETS, Reply, reply};
+use super::state::ServerState;
+use super::{body, multipart, npy, oip, rows};
+use crate::error::{ErrorKind, InferError, shorten};
+use crate::scheduler::request::{InferRequest, InferResponse};
+use crate::scheduler::served::ServedModel;
+use crate::telemetry::metrics::Protocol;
+
+const NPY: HeaderValue = HeaderValue::from_static("application/x-npy");
+
+/// How the client wants the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Npy,
+    Raw,
+}
+
+/// `?timeout=…&priority=…&output=…`.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Query<'a> {
+    timeout: Option<Duration>,
+    priority: u64,
+    output: Option<&'a str>,
+}
+
+/// Answers `POST /v1/models/{model}[/versions/{version}]/infer`.
+///
+/// # Errors
+/// Whatever [`ErrorKind`] names; the model's own counters have it where the model was known.
+pub async fn infer(
+    state: &ServerState,
+    model: &str,
+    version: Option<&str>,
+    query: &str,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    arrival: Instant,
+) -> Result<Reply, Failure> {
+    let served = state.registry.find(model, version)?;
+    let query = Query::parse(query)?;
+    let content = Content::of(headers)?;
+    let collected = body::collect(state, headers, incoming).await?;
+    let images = match content {
+        Content::Image => vec![collected.bytes.clone()],
+        Content::Form(content_type) => form_images(&collected.bytes, &content_type, state.limits.max_images).await?,
+    };
+    let request = InferRequest {
+        rows: rows::images(&served.spec, images)?,
+        priority: query.priority,
+        timeout: query.timeout,
+        arrival,
+    };
+    let response = served.infer(request, Protocol::Http).await.map_err(Failure::Counted)?;
+    Ok(answer(&served, response, Format::of(headers), query.output)?)
+}
+
+/// An error, and whether a model's counters already have it.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nobody has counted it.
+    Uncounted(InferError),
+    /// [`ServedModel::infer`] has.
+    Counted(InferError),
+}
+
+impl From<InferError> for Failure {
+    fn from(error: InferError) -> Self {
+        Self::Uncounted(error)
+    }
+}
+
+enum Content {
+    Image,
+    Form(String),
+}
+
+impl Content {
+    fn of(headers: &HeaderMap) -> Result<Self, InferError> {
+        let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Self::Image) };
+        let text = value.to_str().unwrap_or("?");
+        let kind = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        match kind.as_str() {
+            "application/octet-stream" => Ok(Self::Image),
+            "multipart/form-data" => Ok(Self::Form(text.to_owned())),
+            _ if kind.starts_with("image/") => Ok(Self::Image),
+            _ => Err(InferError::new(
+                ErrorKind::UnsupportedMediaType,
+                format!(
+                    "Content-Type \"{}\" is not read here; send image/*, application/octet-stream or multipart/form-data \
+                     (curl: -H 'Content-Type: image/jpeg' --data-binary @file, or -F image=@file)",
+                    shorten(text)
+                ),
+            )),
+        }
+    }
+}
+
+async fn form_images(body: &Bytes, content_type: &str, limit: usize) -> Result<Vec<Bytes>, InferError> {
+    let files = multipart::files(body.clone(), content_type, limit).await?;
+    Ok(files.into_iter().map(|f| f.bytes).collect())
+}
+
+impl Format {
+    fn of(headers: &HeaderMap) -> Self {
+        let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let kinds = accept.split(',').map(|a| a.split(';').next().unwrap_or("").trim());
+        kinds
+            .filter_map(|kind| match kind {
+                "application/json" | "*/*" | "application/*" => Some(Self::Json),
+                "application/x-npy" => Some(Self::Npy),
+                "application/octet-stream" => Some(Self::Raw),
+                _ => None,
+            })
+            .next()
+            .unwrap_or(Self::Json)
+    }
+}
+
+impl<'a> Query<'a> {
+    fn parse(query: &'a str) -> Result<Self, InferError> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let number = || {
+                value.parse::<u64>().map_err(|_| {
+                    let text = format!("{key} = \"{}\": must be a whole number", shorten(value));
+                    InferError::new(ErrorKind::InvalidArgument, text)
+                })
+            };
+            match key {
+                "timeout" => parsed.timeout = Some(Duration::from_micros(number()?)),
+                "priority" => parsed.priority = number()?,
+                "output" => parsed.output = Some(value),
+                _ => {
+                    let text = format!(
+                        "unknown query parameter \"{}\"; there are timeout (microseconds), priority, output",
+                        shorten(key)
+                    );
+                    return Err(InferError::new(ErrorKind::InvalidArgument, text));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn answer(
+    served: &Arc<ServedModel>,
+    response: InferResponse,
+    format: Format,
+    output: Option<&str>,
+) -> Result<Reply, InferError> {
+    let specs = &served.spec.outputs;
+    let chosen = match output {
+        None => None,
+        Some(name) => Some(specs.iter().position(|s| s.tensor.name == name).ok_or_else(|| {
+            let names = specs.iter().map(|s| s.tensor.name.as_str()).collect::<Vec<_>>().join(", ");
+            InferError::new(ErrorKind::InvalidArgument, format!("output = \"{}\": must be one of {names}", shorten(name)))
+        })?),
+    };
+    if format == Format::Json {
+        let version = served.version.to_string();
+        let outputs = specs.iter().zip(response.outputs).enumerate();
+        let outputs = outputs.filter(|(i, _)| chosen.is_none_or(|c| c == *i)).map(|(_, (spec, tensor))| {
+            oip::OutputTensor { name: &spec.tensor.name, tensor, labels: &spec.labels }
+        });
+        let response = oip::InferResponse {
+            model_name: &served.config.name,
+            model_version: &version,
+            id: None,
+            outputs: outputs.collect(),
+        };
+        return Ok(reply(StatusCode::OK, JSON, oip::write(&response, &[], false)?.body));
+    }
+    if chosen.is_none() && specs.len() > 1 {
+        let names = specs.iter().map(|s| s.tensor.name.as_str()).collect::<Vec<_>>().join(", ");
+        let text = format!("this form of answer holds one output; name it with ?output=, one of {names}");
+        return Err(InferError::new(ErrorKind::InvalidArgument, text));
+    }
+    let tensor = &response.outputs[chosen.unwrap_or(0)];
+    if format == Format::Raw {
+        return Ok(reply(StatusCode::OK, OCTETS, tensor.data.clone()));
+    }
+    let mut file = Vec::with_capacity(tensor.data.len() + 128);
+    npy::write(tensor, &mut file).map_err(|e| InferError::new(ErrorKind::Internal, e.to_string()))?;
+    Ok(reply(StatusCode::OK, NPY, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters() {
+        let ok = Query::parse("timeout=5000&priority=2&output=x").unwrap();
+        assert_eq!(ok, Query { timeout: Some(Duration::from_millis(5)), priority: 2, output: Some("x") });
+        assert_eq!(Query::parse("").unwrap(), Query::default());
+        for (bad, names) in [("timeout=x", "timeout"), ("priority=-1", "priority"), ("top=1", "\"top\"")] {
+            let error = Query::parse(bad).unwrap_err();
+            assert!(error.kind == ErrorKind::InvalidArgument && error.message.contains(names), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_first_known_accept_decides() {
+        let cases = [
+            ("", Format::Json),
+            ("*/*", Format::Json),
+            ("text/html, application/x-npy", Format::Npy),
+            ("application/octet-stream;q=0.9", Format::Raw),
+            ("application/json, application/x-npy", Format::Json),
+        ];
+        for (accept, want) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());
+            assert_eq!(Format::of(&headers), want, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What every connection shares: models, metrics, limits, and whether requests are welcome.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::error::{ErrorKind, InferError};
+use crate::scheduler::registry::Registry;
+use crate::telemetry::metrics::Telemetry;
+
+use super::paddle::PaddleVersion;
+
+/// Bounds on what a client may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Bytes of one body, as sent and after inflation.
+    pub max_body_bytes: usize,
+    /// Bytes of all bodies held at once.
+    pub max_inflight_bytes: usize,
+    /// Bytes of one request head.
+    pub max_header_bytes: usize,
+    /// Connections open at once.
+    pub max_connections: usize,
+    /// Files in one multipart body, images in one PaddleServing request.
+    pub max_images: usize,
+    /// Time to send a request's head, counted from the end of the request before it.
+    pub header_read_timeout: Duration,
+    /// Time to send a request's body.
+    pub request_read_timeout: Duration,
+}
+
+/// Shared by all connections of a server.
+#[derive(Debug)]
+pub struct ServerState {
+    /// Models and their states.
+    pub registry: Arc<Registry>,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Bounds.
+    pub limits: HttpLimits,
+    /// Which generation of PaddleServing's error numbers and fields is spoken.
+    pub paddle: PaddleVersion,
+    /// Bytes of bodies in memory.
+    pub budget: Budget,
+    draining: AtomicBool,
+    /// `log_id` of PaddleServing's error texts: a running number.
+    pub log_id: AtomicUsize,
+}
+
+impl ServerState {
+    /// The state of a server that has not drained yet.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, telemetry: Telemetry, limits: HttpLimits, paddle: PaddleVersion) -> Self {
+        let budget = Budget {
+            used: AtomicUsize::new(0),
+            limit: limits.max_inflight_bytes,
+            gauge: telemetry.inflight_bytes.clone(),
+        };
+        Self {
+            registry,
+            telemetry,
+            limits,
+            paddle,
+            budget,
+            draining: AtomicBool::new(false),
+            log_id: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether every model is ready and no shutdown has begun.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        !self.draining.load(Ordering::Acquire) && self.registry.all_ready()
+    }
+
+    /// Turns readiness off for good.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.telemetry.ready.set(0.0);
+    }
+}
+
+/// Bytes that request bodies may take together.
+pub struct Budget {
+    used: AtomicUsize,
+    limit: usize,
+    gauge: metrics::Gauge,
+}
+
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget").field("used", &self.used).field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Budget {
+    /// Takes `bytes` out of the budget until the reservation is dropped.
+    ///
+    /// # Errors
+    /// `Overloaded`, when the bodies in flight leave no room.
+    pub fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, InferError> {
+        let mut reservation = Reservation { budget: self, bytes: 0 };
+        reservation.grow(bytes)?;
+        Ok(reservation)
+    }
+}
+
+/// A part of a [`Budget`].
+#[derive(Debug)]
+pub struct Reservation<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl Reservation<'_> {
+    /// Takes more.
+    ///
+    /// # Errors
+    /// `Overloaded`, when the bodies in flight leave no room.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), InferError> {
+        let budget = self.budget;
+        let take = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= budget.limit);
+        match budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
+            Ok(_) => {
+                budget.gauge.increment(bytes as f64);
+                self.bytes += bytes;
+                Ok(())
+            }
+            Err(used) => {
+                let mut error = InferError::new(
+                    ErrorKind::Overloaded,
+                    format!(
+                        "{used} bytes of request bodies are in memory; {bytes} more would pass --max-inflight-bytes {}",
+                        budget.limit
+                    ),
+                );
+                error.retry_after = Some(Duration::from_secs(1));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.budget.gauge.decrement(self.bytes as f64);
+    }
+}

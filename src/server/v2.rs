@@ -1,0 +1,84 @@
+//! Open Inference Protocol v2: one inference, from HTTP to rows and back.
+
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+
+use super::body::{self, in_place};
+use super::oip::{self, Parsed};
+use super::plain::Failure;
+use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
+use super::rows;
+use super::state::ServerState;
+use crate::scheduler::request::InferRequest;
+use crate::scheduler::served::ServedModel;
+use crate::telemetry::metrics::Protocol;
+
+static INFERENCE_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Answers `POST /v2/models/{model}[/versions/{version}]/infer`.
+///
+/// # Errors
+/// Whatever [`crate::error::ErrorKind`] names; the model's own counters have it where the model was known.
+pub async fn infer(
+    state: &ServerState,
+    model: &str,
+    version: Option<&str>,
+    headers: &HeaderMap,
+    incoming: Incoming,
+    arrival: Instant,
+) -> Result<Reply, Failure> {
+    let served = state.registry.find(model, version)?;
+    let collected = body::collect(state, headers, incoming).await?;
+    let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
+    let (asked, rows) = in_place(collected.bytes.len(), || {
+        let mut request = match oip::parse(&collected.bytes, json_length)? {
+            Parsed::Infer(request) => request,
+            Parsed::Raw(raw) => match &served.spec.image {
+                Some(image) => raw.resolve(&[rows::image_spec(image)], true)?,
+                None => raw.resolve(&served.spec.inputs, served.spec.batched())?,
+            },
+        };
+        let outputs: Vec<_> = served.spec.outputs.iter().map(|o| o.tensor.clone()).collect();
+        oip::resolve::check_outputs(&request.outputs, &outputs)?;
+        let inputs = std::mem::take(&mut request.inputs);
+        let rows = rows::from_oip(&served.spec, inputs)?;
+        Ok::<_, crate::error::InferError>((request, rows))
+    })?;
+    let request = InferRequest { rows, priority: asked.priority, timeout: asked.timeout, arrival };
+    let response = served.infer(request, Protocol::Oip).await.map_err(Failure::Counted)?;
+    let encoded = encode(&served, &asked, response.outputs)?;
+    let (body, encoding) = compress(headers, encoded.body);
+    let mut answer = match encoded.json_len {
+        None => reply(StatusCode::OK, JSON, body),
+        Some(length) => {
+            let mut answer = reply(StatusCode::OK, OCTETS, body);
+            answer.headers_mut().insert(INFERENCE_HEADER.clone(), HeaderValue::from(length));
+            answer
+        }
+    };
+    set_encoding(&mut answer, encoding);
+    Ok(answer)
+}
+
+fn encode(
+    served: &ServedModel,
+    asked: &oip::InferRequest,
+    outputs: Vec<crate::tensor::Tensor>,
+) -> Result<oip::Encoded, crate::error::InferError> {
+    let version = served.version.to_string();
+    let outputs = served.spec.outputs.iter().zip(outputs).map(|(spec, tensor)| oip::OutputTensor {
+        name: &spec.tensor.name,
+        tensor,
+        labels: &spec.labels,
+    });
+    let response = oip::InferResponse {
+        model_name: &served.config.name,
+        model_version: &version,
+        id: asked.id.as_deref(),
+        outputs: outputs.collect(),
+    };
+    oip::write(&response, &asked.outputs, asked.binary_data_output)
+}

@@ -1,0 +1,116 @@
+//! Every metric name, with its unit and help text: the one place where a name is spelled.
+//!
+//! Base units (`_seconds`, `_bytes`), counters end in `_total`, gauges do not. Triton's words where Triton
+//! has one.
+
+/// Requests answered, by `model`, `version`, `protocol` and `outcome` (`success` or an error's reason).
+pub const REQUESTS: &str = "visord_inference_requests_total";
+/// Requests refused before a model was known, by `protocol` and `reason`.
+pub const REQUEST_ERRORS: &str = "visord_request_errors_total";
+/// Rows (images or batch rows of tensors) that an engine answered, by `model` and `version`.
+pub const INFERENCES: &str = "visord_inference_rows_total";
+/// Batches run, by `model` and `version`.
+pub const EXECUTIONS: &str = "visord_inference_executions_total";
+/// From the request's arrival to its answer, by `model` and `version`.
+pub const REQUEST_SECONDS: &str = "visord_inference_request_duration_seconds";
+/// Time that a row waited for an instance.
+pub const QUEUE_SECONDS: &str = "visord_inference_queue_duration_seconds";
+/// Decoding one image.
+pub const DECODE_SECONDS: &str = "visord_inference_decode_duration_seconds";
+/// Resizing and normalising one image into the engine's input.
+pub const PREPROCESS_SECONDS: &str = "visord_inference_preprocess_duration_seconds";
+/// Running one batch through the engine.
+pub const COMPUTE_SECONDS: &str = "visord_inference_compute_duration_seconds";
+/// Softmax, normalisation and handing out one batch's outputs.
+pub const POSTPROCESS_SECONDS: &str = "visord_inference_postprocess_duration_seconds";
+/// Rows per batch.
+pub const BATCH_SIZE: &str = "visord_inference_batch_size";
+/// Rows that wait in the model's queue.
+pub const PENDING: &str = "visord_pending_rows";
+/// Rows that the model's queue can hold.
+pub const QUEUE_CAPACITY: &str = "visord_queue_capacity_rows";
+/// Instances that can take work.
+pub const READY_INSTANCES: &str = "visord_ready_instances";
+/// Instances rebuilt after a panic or a device fault.
+pub const INSTANCE_RESTARTS: &str = "visord_instance_restarts_total";
+/// Always 1; labels name the backend, its version, device and precision of a served model version.
+pub const BACKEND_INFO: &str = "visord_backend_info";
+/// Always 1; labels name the build.
+pub const BUILD_INFO: &str = "visord_build_info";
+/// Time to load a model version, warm-up included.
+pub const LOAD_SECONDS: &str = "visord_model_load_duration_seconds";
+/// 1 when every model is ready and the server admits requests.
+pub const READY: &str = "visord_ready";
+/// Open HTTP connections.
+pub const CONNECTIONS: &str = "visord_http_connections";
+/// Request bodies held in memory.
+pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
+
+/// Unit of a metric, for its description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Goes both ways.
+    Gauge,
+    /// Observations in [`DURATION_BUCKETS`] or [`BATCH_BUCKETS`].
+    Histogram,
+}
+
+/// Name, kind and help of every metric of visord's own.
+pub const ALL: [(&str, Kind, &str); 21] = [
+    (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
+    (REQUEST_ERRORS, Kind::Counter, "Requests refused before a model was known, by reason."),
+    (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
+    (EXECUTIONS, Kind::Counter, "Batches run by the engine."),
+    (REQUEST_SECONDS, Kind::Histogram, "From a request's arrival to its answer."),
+    (QUEUE_SECONDS, Kind::Histogram, "Time a row waited for an instance."),
+    (DECODE_SECONDS, Kind::Histogram, "Decoding one image."),
+    (PREPROCESS_SECONDS, Kind::Histogram, "Resizing and normalising one image."),
+    (COMPUTE_SECONDS, Kind::Histogram, "Running one batch through the engine."),
+    (POSTPROCESS_SECONDS, Kind::Histogram, "Post-processing and handing out one batch."),
+    (BATCH_SIZE, Kind::Histogram, "Rows per batch."),
+    (PENDING, Kind::Gauge, "Rows waiting in the model's queue."),
+    (QUEUE_CAPACITY, Kind::Gauge, "Rows that the model's queue can hold."),
+    (READY_INSTANCES, Kind::Gauge, "Instances that can take work."),
+    (INSTANCE_RESTARTS, Kind::Counter, "Instances rebuilt after a panic or a device fault."),
+    (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
+    (BUILD_INFO, Kind::Gauge, "Version of this build."),
+    (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),
+    (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
+    (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
+    (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
+];
+
+/// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.
+pub const DURATION_BUCKETS: [f64; 18] = [
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+/// Bucket bounds of batch sizes, rows.
+pub const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Triton's own names and units (microseconds, no `_total`), for dashboards that exist, behind
+/// `--triton-metrics`. Source: Triton's `docs/user_guide/metrics.md`.
+pub mod triton {
+    /// Requests that succeeded.
+    pub const SUCCESS: &str = "nv_inference_request_success";
+    /// Requests that failed, by `reason`.
+    pub const FAILURE: &str = "nv_inference_request_failure";
+    /// Rows inferred.
+    pub const COUNT: &str = "nv_inference_count";
+    /// Batches run.
+    pub const EXEC_COUNT: &str = "nv_inference_exec_count";
+    /// Microseconds from arrival to answer.
+    pub const REQUEST_US: &str = "nv_inference_request_duration_us";
+    /// Microseconds in the queue.
+    pub const QUEUE_US: &str = "nv_inference_queue_duration_us";
+    /// Microseconds of decode and preprocessing.
+    pub const INPUT_US: &str = "nv_inference_compute_input_duration_us";
+    /// Microseconds in the engine.
+    pub const INFER_US: &str = "nv_inference_compute_infer_duration_us";
+    /// Microseconds of post-processing.
+    pub const OUTPUT_US: &str = "nv_inference_compute_output_duration_us";
+    /// Rows waiting.
+    pub const PENDING: &str = "nv_inference_pending_request_count";
+}
