@@ -1,8 +1,9 @@
 """The daemons that tests share: one for each backend, started when first asked for, stopped at the end."""
 
 import pytest
+import requests
 
-from daemon import Daemon, backends
+from daemon import Daemon, assert_face, backends, face, v1_array
 
 
 @pytest.fixture(scope="session", params=backends())
@@ -22,10 +23,6 @@ def plain():
 @pytest.fixture
 def alive(plain):
     """Checks after a hostile test that the daemon still answers rightly."""
-    import requests
-
-    from daemon import assert_face, face, v1_array
-
     yield plain
     assert plain.process.poll() is None, f"the daemon died:\n{plain.log}"
     answer = requests.post(plain.url("/v1/models/ArcFace/infer"), data=face(), headers={"Content-Type": "image/jpeg"})
