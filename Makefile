@@ -1,0 +1,97 @@
+# `make` lists the targets; `make run` and `make test` are the two that matter.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+TARGET := $(CARGO_TARGET_DIR)
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+
+# libjpeg-turbo is built with CMake: the system's, or a pinned one from its Python wheel.
+ifeq ($(CMAKE)$(shell command -v cmake),)
+export CMAKE := $(TARGET)/tools/cmake/bin/cmake
+cmake-tool = scripts/venv "$(TARGET)/tools/cmake" scripts/cmake-requirements.txt
+else
+cmake-tool = :
+endif
+
+# In recipes: uses OpenVINO's libraries where they can be had.
+openvino = if dir=$$(scripts/openvino "$(TARGET)"); then export VISORD_OPENVINO_DIR="$$dir"; fi
+
+.PHONY: help
+help: ## Lists these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: preflight
+preflight:
+	@scripts/preflight
+	@$(cmake-tool)
+
+.PHONY: build
+build: preflight ## Builds the daemon, optimised
+	@echo "==> cargo build --release (a few minutes the first time)"
+	@cargo build --release --locked
+
+.PHONY: run
+run: build ## Serves engines/ in the foreground (HOST=127.0.0.1 PORT=8000 ARGS="--backend rten")
+	@scripts/serve "$(TARGET)/release/visord" "$(HOST)" "$(PORT)" $(ARGS)
+
+.PHONY: check
+check: preflight ## Format, lints, docs, and licences where cargo-deny is installed
+	@echo "==> cargo fmt --check"
+	@cargo fmt --check
+	@echo "==> cargo clippy"
+	@cargo clippy --locked --all-targets -- -D warnings
+	@echo "==> cargo doc"
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then \
+	    echo "==> cargo deny check"; cargo deny --locked check; \
+	else \
+	    echo "==> cargo deny: not installed, skipped (cargo install --locked cargo-deny)"; \
+	fi
+	@echo "check: passed"
+
+.PHONY: test
+test: check test-rust test-doc test-clients ## Everything CI runs
+	@echo "make test: all suites passed"
+
+.PHONY: test-rust
+test-rust: preflight ## Unit, integration and golden tests
+	@$(openvino); \
+	if cargo nextest --version >/dev/null 2>&1; then \
+	    echo "==> cargo nextest run"; cargo nextest run --locked; \
+	else \
+	    echo "==> cargo test"; cargo test --locked --lib --bins --tests; \
+	fi
+	@echo "test-rust: passed"
+
+.PHONY: test-doc
+test-doc: preflight ## Examples in the documentation
+	@echo "==> cargo test --doc"
+	@cargo test --locked --doc
+	@echo "test-doc: passed"
+
+.PHONY: test-clients
+test-clients: preflight ## Real Python clients against the running daemon (PYTEST="-k paddle")
+	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
+	@echo "==> cargo build, for the client tests"
+	@cargo build --locked
+	@echo "==> pytest tests/clients"
+	@$(openvino); VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" -m pytest tests/clients $(PYTEST)
+	@echo "test-clients: passed"
+
+.PHONY: golden
+golden: ## Writes tests/golden again with OpenCV and ONNX Runtime, and shows what changed
+	@scripts/venv "$(TARGET)/golden" tests/golden/requirements.txt
+	@for script in tests/golden/make*.py; do \
+	    echo "==> $$script"; "$(TARGET)/golden/bin/python" "$$script"; \
+	done
+	@git --no-pager diff --stat -- tests/golden
+
+.PHONY: bench
+bench: build ## Load runs with wrk, beside other servers (ARGS="--peer NAME=URL=BODY")
+	@$(openvino); scripts/bench-peers --visord "$(TARGET)/release/visord" $(ARGS)
