@@ -1,5 +1,7 @@
 //! The numpy text and the .npy file against what numpy wrote (tests/golden/numpy/make.py).
 
+#![allow(clippy::unwrap_used, reason = "test helpers outside of test functions")]
+
 use visord::server::{npy, numpy};
 use visord::tensor::{Datatype, Tensor};
 
@@ -54,6 +56,7 @@ fn prints_what_numpy_prints() {
 
 /// More cases, from `make.py --random`, where someone made them.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "names a file for this test, configures nothing")]
 fn prints_what_numpy_prints_for_random_arrays() {
     let Ok(path) = std::env::var("VISORD_NUMPY_CASES") else { return };
     let cases = cases(&path);

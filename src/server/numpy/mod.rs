@@ -1,8 +1,8 @@
 //! The text `repr(ndarray)` gives under `np.set_printoptions(threshold=sys.maxsize)`, byte for byte: what a
 //! PaddleServing answer carries. The digits of a float come from [`dragon4`].
 //!
-//! The rules are numpy's `arrayprint` defaults (8 digits of precision, 75 columns) as of 2.2; see
-//! `docs/compatibility.md` for the three cases in which other versions print another text.
+//! The rules are numpy's `arrayprint` defaults (8 digits of precision, 75 columns) as of 2.2;
+//! `docs/compatibility.md` has the cases in which other versions print another text.
 
 mod dragon4;
 
@@ -87,9 +87,8 @@ fn write(tensor: &Tensor, newline: &'static [u8], out: &mut Vec<u8>) -> Result<(
     let (_, name) = check(tensor)?;
     let data: &[u8] = &tensor.data;
     let shape: &[usize] = &tensor.shape;
-    let page = Page { out, newline, column: PREFIX.len() };
-    page.out.extend_from_slice(PREFIX);
-    let mut page = page;
+    let mut page = Page { out, newline, column: 0 };
+    page.put(PREFIX);
     if tensor.elements() == 0 {
         page.put(b"[]");
         page.finish(name, (shape != [0]).then_some(shape), true);
