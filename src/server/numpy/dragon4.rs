@@ -145,6 +145,17 @@ impl<W: Wide> Scaled<W> {
         };
         let even = m.mantissa.is_multiple_of(2);
         let mut position = exponent;
+        // Before that, whether the digits read back is of no account, nor are the margins.
+        while position > first {
+            digits.push(scaled.take_digit());
+            scaled.value.mul_small(10);
+            position -= 1;
+        }
+        if position < exponent {
+            let passed = (exponent - position).cast_unsigned();
+            scaled.low.mul_pow10(passed);
+            scaled.high.mul_pow10(passed);
+        }
         loop {
             let digit = scaled.take_digit();
             let low = match scaled.value.cmp(&scaled.low) {
@@ -158,7 +169,7 @@ impl<W: Wide> Scaled<W> {
                 Ordering::Less => false,
             };
             digits.push(digit);
-            if position <= last || ((low || high) && position <= first) {
+            if position <= last || low || high {
                 let up = if low == high {
                     match scaled.value.add(&scaled.value).cmp(&scaled.scale) {
                         Ordering::Less => false,
