@@ -156,9 +156,9 @@ impl ErrorKind {
             Self::Overloaded => s(503, 8, 9000, 5, "overloaded"),
             Self::NotReady => s(503, 14, 3001, 6, "not_ready"),
             Self::Draining => s(503, 14, 3001, 6, "draining"),
-            Self::DeadlineExceeded => s(504, 4, 6000, 1, "deadline_exceeded"),
+            Self::DeadlineExceeded => s(504, 4, 6000, 5, "deadline_exceeded"),
             Self::Cancelled => s(499, 1, 9000, 5, "cancelled"),
-            Self::Backend => s(500, 13, 9000, 5, "backend"),
+            Self::Backend => s(500, 13, 10000, 5, "backend"),
             Self::Internal => s(500, 13, 10000, 8, "internal"),
         }
     }

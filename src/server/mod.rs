@@ -17,3 +17,8 @@ pub mod route;
 pub mod rows;
 pub mod state;
 pub mod v2;
+
+#[cfg(test)]
+mod mutate;
+#[cfg(test)]
+use mutate::mutations;

@@ -8,9 +8,10 @@ use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
+use super::body::{self, in_place};
 use super::reply::{JSON, OCTETS, Reply, reply};
 use super::state::ServerState;
-use super::{body, multipart, npy, oip, rows};
+use super::{multipart, npy, oip, rows};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
@@ -53,7 +54,7 @@ pub async fn infer(
     let collected = body::collect(state, headers, incoming).await?;
     let images = match content {
         Content::Image => vec![collected.bytes.clone()],
-        Content::Form(content_type) => form_images(&collected.bytes, &content_type, state.limits.max_images).await?,
+        Content::Form(content_type) => form_images(&collected.bytes, &content_type, state.limits.max_images)?,
     };
     let request = InferRequest {
         rows: rows::images(&served.spec, images)?,
@@ -106,9 +107,11 @@ impl Content {
     }
 }
 
-async fn form_images(body: &Bytes, content_type: &str, limit: usize) -> Result<Vec<Bytes>, InferError> {
-    let files = multipart::files(body.clone(), content_type, limit).await?;
-    Ok(files.into_iter().map(|f| f.bytes).collect())
+/// The files of a form; its plain fields are not looked at.
+fn form_images(body: &Bytes, content_type: &str, limit: usize) -> Result<Vec<Bytes>, InferError> {
+    let boundary = multipart::boundary(content_type)?;
+    let parts = in_place(body.len(), || multipart::parse(body, &boundary, limit))?;
+    Ok(parts.into_iter().filter(|p| p.filename.is_some()).map(|p| p.data).collect())
 }
 
 impl Format {

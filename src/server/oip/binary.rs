@@ -1,8 +1,5 @@
-//! Tensors as bytes: `BYTES` elements with their lengths, and base64 text.
+//! Tensors as bytes: `BYTES` elements with their lengths.
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
 use crate::error::{ErrorKind, InferError};
@@ -56,31 +53,6 @@ pub(super) fn push_element(out: &mut Vec<u8>, element: &[u8]) -> Result<(), Infe
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(element);
     Ok(())
-}
-
-/// Decodes standard base64, with or without its padding.
-///
-/// **Errors:** `BadBase64` with the position of the first character that cannot be there.
-pub fn decode_base64(text: &[u8]) -> Result<Vec<u8>, InferError> {
-    const STANDARD: GeneralPurpose = GeneralPurpose::new(
-        &alphabet::STANDARD,
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-    );
-    STANDARD.decode(text).map_err(|error| {
-        use base64::DecodeError as E;
-        let length = text.len();
-        let message = match error {
-            E::InvalidByte(at, byte) => {
-                format!("base64: invalid character '{}' at position {at} of {length}", byte.escape_ascii())
-            }
-            E::InvalidLastSymbol { .. } => {
-                format!("base64: the last character leaves bits over, the text of {length} is cut short or altered")
-            }
-            E::InvalidLength(_) => format!("base64: {length} characters are no whole number of bytes"),
-            E::InvalidPadding => format!("base64: wrong padding at the end of {length} characters"),
-        };
-        InferError::new(ErrorKind::BadBase64, message)
-    })
 }
 
 /// `BinarySize` with `message`.

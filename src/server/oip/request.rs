@@ -74,7 +74,7 @@ pub enum InputData {
     Dense(Bytes),
     /// `BYTES` elements as sent after the JSON.
     Binary(Vec<Bytes>),
-    /// `BYTES` elements as sent in the JSON: UTF-8 text, in base64 ([`super::decode_base64`]) if it is an image.
+    /// `BYTES` elements as sent in the JSON: UTF-8 text, in base64 ([`crate::server::base64`]) if it is an image.
     Text(Vec<Bytes>),
 }
 
