@@ -1,15 +1,23 @@
 //! visord: an inference daemon for images. Modules in the order in which a request meets them.
 
-pub mod problems;
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod error;
-pub mod server;
+pub mod problems;
 pub mod tensor;
 
+pub mod server;
+
 pub mod scheduler;
-pub mod model;
+
 pub mod backend;
+#[allow(unsafe_code, reason = "the only module that calls C libraries; every block says why it is sound")]
+mod ffi;
 pub mod image;
+pub mod model;
+
 pub mod telemetry;
 
-/// The commit that this was built from, or `unknown`.
-pub const COMMIT: &str = "unknown";
+/// The commit that this was built from, or `unknown` outside a checkout.
+pub const COMMIT: &str = env!("VISORD_COMMIT");

@@ -1,2 +1,156 @@
 //! The `visord` binary: parse, build, run, exit.
-fn main() {}
+
+use std::process::ExitCode;
+
+use visord::app::{App, AppError};
+use visord::backend::select::Backends;
+use visord::cli::{self, Command, ServeArgs};
+use visord::config::Config;
+use visord::problems::Problems;
+use visord::telemetry::logging;
+
+/// Exit status for a command line or configuration that is wrong (`EX_USAGE` of sysexits.h).
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let mut problems = Problems::default();
+    let cli = match cli::parse(std::env::args_os().collect::<Vec<_>>(), &mut problems) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let failed = e.use_stderr();
+            let _ = e.print();
+            return if failed { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => with_config(*args, problems, serve),
+        Command::Check(args) => with_config(*args, problems, check),
+    }
+}
+
+/// Resolves the configuration, or reports all that is wrong with it at once.
+fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
+    let config = Config::resolve(args, &mut problems);
+    if problems.0.is_empty() {
+        return run(config);
+    }
+    for problem in &problems.0 {
+        eprintln!("error: {problem}");
+    }
+    eprintln!("{} mistake(s); nothing was started", problems.0.len());
+    ExitCode::from(USAGE)
+}
+
+fn check(config: Config) -> ExitCode {
+    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+    println!("http     {}", config.http);
+    println!("metrics  {}", config.metrics);
+    let mut failed = false;
+    for model in &config.models {
+        let backend = match backends.choose(model.config.backend) {
+            Ok(chosen) => {
+                for better in &chosen.passed_over {
+                    println!("note     {better}");
+                }
+                format!("{} {} on {}", chosen.backend.name(), chosen.backend.version(), chosen.backend.device())
+            }
+            Err(e) => {
+                failed = true;
+                format!("NONE: {e}")
+            }
+        };
+        for version in &model.versions {
+            let spec = &version.spec;
+            println!("model    {} version {}: {backend}", model.config.name, version.version);
+            println!("         file {}, precision {}, max_batch_size {}", spec.path.display(), spec.precision.name(), spec.max_batch_size);
+            if let Some(image) = &spec.image {
+                let p = &image.preprocess;
+                println!("         input \"{}\" encoded images -> {}x{} {:?} {:?}", image.name, p.width, p.height, p.layout, p.color_order);
+            }
+            for input in &spec.inputs {
+                println!("         input \"{}\" {} {:?}", input.name, input.datatype, input.shape);
+            }
+            for output in &spec.outputs {
+                println!("         output \"{}\" {} {:?}", output.tensor.name, output.tensor.datatype, output.tensor.shape);
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn serve(config: Config) -> ExitCode {
+    if let Err(e) = logging::install(config.args.log_format, &config.args.log_level) {
+        eprintln!("error: --log-level: {e}");
+        return ExitCode::from(USAGE);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.http_threads)
+        .thread_name("http")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            tracing::error!(error = %e, "the network threads cannot be started");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(config));
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(e) => {
+            tracing::error!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<ExitCode, AppError> {
+    let mut signals = Signals::new()?;
+    let mut app = App::start(config).await?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
+    tokio::select! {
+        loaded = app.loaded() => {
+            loaded?;
+            signals.next().await;
+        }
+        () = signals.next() => {}
+    }
+    tokio::select! {
+        () = app.shut_down() => Ok(ExitCode::SUCCESS),
+        () = signals.next() => {
+            tracing::warn!("second signal: exiting at once");
+            exit_now()
+        }
+    }
+}
+
+/// Ends the process without waiting for threads that compute.
+#[allow(clippy::disallowed_methods, reason = "a second signal asks for an exit that waits for nothing")]
+fn exit_now() -> ! {
+    std::process::exit(130)
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AppError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |source| AppError::Process { what: "installing signal handlers", source };
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -45,17 +45,17 @@ impl<E: HostEngine> HostInstance<E> {
     /// Puts an engine behind the CPU's image path.
     ///
     /// # Errors
-    /// [`BackendError::Load`] where the image decoder cannot be made.
+    /// [`BackendError::Load`] where the image settings contradict each other.
     pub fn new(engine: E, spec: &ModelSpec, limits: Limits) -> Result<Self, BackendError> {
         let images = match &spec.image {
             None => None,
             Some(image) => Some(ImagePath {
-                decoder: Decoder::new().map_err(|e| BackendError::Load {
-                    backend: "image",
+                decoder: Decoder::new(),
+                preprocess: Preprocess::new(image.preprocess.clone()).map_err(|e| BackendError::Load {
+                    backend: "image preprocessing",
                     model: spec.path.display().to_string(),
                     why: e.to_string(),
                 })?,
-                preprocess: Preprocess::new(image.preprocess.clone()),
                 limits,
             }),
         };

@@ -268,7 +268,7 @@ fn read_image(s: &mut Section<'_>) -> ImageSection {
             &[
                 ("stretch", ResizeRule::Stretch),
                 ("letterbox", ResizeRule::Letterbox { fill: fill.map(|v| v as u8) }),
-                ("center_crop", ResizeRule::CenterCrop { shorter_side: crop }),
+                ("center_crop", ResizeRule::CenterCrop { resize_shorter_side: crop }),
             ],
         ),
     }

@@ -9,9 +9,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, StatusCode};
 
 use super::body::{self, in_place};
-use super::paddle::request::{Images, parse};
-use super::paddle::response::{Answer, Stage, write_gateway_error};
-use super::paddle::{GatewayError, check_name};
+use super::paddle::{Answer, GatewayError, Images, Stage, check_name, parse, write_gateway_error};
 use super::plain::Failure;
 use super::reply::{JSON, Reply, TEXT, reply};
 use super::rows;

@@ -1,0 +1,208 @@
+//! Wiring: configuration in, a serving process out; readiness and the way down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::backend::select::Backends;
+use crate::config::Config;
+use crate::model::repository::RepositoryModel;
+use crate::scheduler::registry::{Registry, VersionState};
+use crate::scheduler::served::ServedModel;
+use crate::server::http::{Surface, serve};
+use crate::server::state::ServerState;
+use crate::telemetry::metrics::Telemetry;
+
+/// Samples of histograms are folded into buckets this often.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why the server could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address} ({flag}): {source}; another process may have it, choose another port")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that chose it.
+        flag: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A model does not load.
+    #[error("model \"{model}\" version {version} cannot be served: {why}")]
+    Load {
+        /// Its name.
+        model: String,
+        /// Its version.
+        version: u64,
+        /// The reason.
+        why: String,
+    },
+    /// Something of the process itself failed.
+    #[error("{what}: {source}")]
+    Process {
+        /// What was tried.
+        what: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// A server that listens. Readiness follows when its models have loaded.
+#[derive(Debug)]
+pub struct App {
+    state: Arc<ServerState>,
+    config: Config,
+    /// Where HTTP listens.
+    pub http: SocketAddr,
+    /// Where `/metrics` listens.
+    pub metrics: SocketAddr,
+    stop: watch::Sender<bool>,
+    listeners: Vec<JoinHandle<()>>,
+    upkeep: JoinHandle<()>,
+    loading: JoinHandle<Result<(), AppError>>,
+}
+
+impl App {
+    /// Listens, answers liveness, and starts to load the models.
+    ///
+    /// # Errors
+    /// [`AppError::Listen`].
+    pub async fn start(config: Config) -> Result<Self, AppError> {
+        let (http_listener, http) = listen(config.http, "--http-port").await?;
+        let (metrics_listener, metrics) = listen(config.metrics, "--metrics-port").await?;
+        let telemetry = Telemetry::new(config.args.triton_metrics);
+        let registry = Arc::new(Registry::default());
+        let state = Arc::new(ServerState::new(registry, telemetry.clone(), config.limits, config.paddle));
+        for model in &config.models {
+            for version in &model.versions {
+                state.registry.set(&Arc::new(model.config.clone()), version.version, &VersionState::Loading);
+            }
+        }
+        let (stop, stopped) = watch::channel(false);
+        let listeners = vec![
+            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::All, stopped.clone())),
+            tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
+        ];
+        let upkeep = tokio::spawn(async move {
+            let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
+            loop {
+                tick.tick().await;
+                telemetry.upkeep();
+            }
+        });
+        let loading = {
+            let (state, config) = (Arc::clone(&state), config.clone());
+            tokio::task::spawn_blocking(move || load(&state, &config))
+        };
+        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, loading })
+    }
+
+    /// Waits until every model serves.
+    ///
+    /// # Errors
+    /// [`AppError::Load`] for the first that cannot.
+    pub async fn loaded(&mut self) -> Result<(), AppError> {
+        match (&mut self.loading).await {
+            Ok(result) => result,
+            Err(e) => Err(AppError::Process { what: "loading the models", source: std::io::Error::other(e) }),
+        }
+    }
+
+    /// The way down: readiness off, admission closed after the configured delay, work in flight finished within
+    /// the configured time, the rest failed, threads joined.
+    pub async fn shut_down(self) {
+        let start = Instant::now();
+        tracing::info!(delay_seconds = self.config.exit_delay.as_secs(), "shutting down: readiness is off");
+        self.state.start_draining();
+        tokio::time::sleep(self.config.exit_delay).await;
+        for served in self.state.registry.served() {
+            served.drain();
+        }
+        let _ = self.stop.send(true);
+        let deadline = tokio::time::Instant::now() + self.config.exit_timeout;
+        for mut listener in self.listeners {
+            if tokio::time::timeout_at(deadline, &mut listener).await.is_err() {
+                tracing::warn!(
+                    seconds = self.config.exit_timeout.as_secs(),
+                    "connections were still busy at --exit-timeout-secs; they are cut"
+                );
+                listener.abort();
+            }
+        }
+        self.upkeep.abort();
+        let served = self.state.registry.served();
+        let stopped = tokio::task::spawn_blocking(move || served.iter().for_each(|s| s.stop()));
+        if stopped.await.is_err() {
+            tracing::error!("an instance could not be stopped");
+        }
+        tracing::info!(seconds = start.elapsed().as_secs_f64(), "stopped");
+    }
+}
+
+async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), AppError> {
+    let refuse = |source| AppError::Listen { address, flag, source };
+    let listener = TcpListener::bind(address).await.map_err(refuse)?;
+    let address = listener.local_addr().map_err(refuse)?;
+    Ok((listener, address))
+}
+
+/// Loads every version of every model; blocking.
+fn load(state: &ServerState, config: &Config) -> Result<(), AppError> {
+    let start = Instant::now();
+    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+    let mut warned = false;
+    for model in &config.models {
+        load_model(state, config, model, &backends, &mut warned)?;
+    }
+    state.telemetry.ready.set(1.0);
+    tracing::info!(models = config.models.len(), seconds = start.elapsed().as_secs_f64(), "ready");
+    Ok(())
+}
+
+fn load_model(
+    state: &ServerState,
+    config: &Config,
+    model: &RepositoryModel,
+    backends: &Backends,
+    warned: &mut bool,
+) -> Result<(), AppError> {
+    let shared = Arc::new(model.config.clone());
+    let name = &model.config.name;
+    for version in &model.versions {
+        let refuse = |why: String| {
+            let state = &state.registry;
+            state.set(&shared, version.version, &VersionState::Unavailable(why.clone()));
+            AppError::Load { model: name.clone(), version: version.version, why }
+        };
+        let chosen = backends.choose(model.config.backend).map_err(|e| refuse(e.to_string()))?;
+        if !*warned && !chosen.passed_over.is_empty() {
+            *warned = true;
+            tracing::warn!(backend = chosen.backend.name(), "a slower backend serves: {}", chosen.passed_over.join("; "));
+        }
+        let start = Instant::now();
+        let loaded =
+            ServedModel::load(&shared, version.version, &version.spec, &*chosen.backend, config.image, &state.telemetry);
+        let served = loaded.map_err(|e| refuse(e.to_string()))?;
+        let info = &served.backend;
+        tracing::info!(
+            model = name,
+            version = version.version,
+            backend = info.name,
+            backend_version = info.version,
+            device = info.device,
+            precision = info.precision.name(),
+            instances = info.instances,
+            max_batch_size = info.max_batch_size,
+            seconds = start.elapsed().as_secs_f64(),
+            "model loaded"
+        );
+        state.registry.set(&shared, version.version, &VersionState::Ready(Arc::new(served)));
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What was typed, resolved: everything that the server needs to know, checked and immutable.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use crate::cli::{PaddleErrNo, ServeArgs};
+use crate::image::Limits;
+use crate::model::repository::{self, RepositoryModel};
+use crate::problems::Problems;
+use crate::server::paddle::PaddleVersion;
+use crate::server::state::HttpLimits;
+
+/// Everything that was asked for.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The flags, for what is used as it is.
+    pub args: ServeArgs,
+    /// Address of HTTP.
+    pub http: SocketAddr,
+    /// Address of `/metrics`.
+    pub metrics: SocketAddr,
+    /// Bounds on what clients send.
+    pub limits: HttpLimits,
+    /// Bounds on images.
+    pub image: Limits,
+    /// PaddleServing generation.
+    pub paddle: PaddleVersion,
+    /// Threads of the network runtime.
+    pub http_threads: usize,
+    /// From SIGTERM to closed admission.
+    pub exit_delay: Duration,
+    /// From closed admission to the end.
+    pub exit_timeout: Duration,
+    /// Models to serve.
+    pub models: Vec<RepositoryModel>,
+}
+
+impl Config {
+    /// Resolves flags and reads the model repository; every mistake lands in `problems`.
+    pub fn resolve(args: ServeArgs, problems: &mut Problems) -> Self {
+        let host = host(&args.host, problems);
+        let size = |v: u64| usize::try_from(v).unwrap_or(usize::MAX);
+        if args.max_inflight_bytes < args.max_body_bytes {
+            let allowed = format!("must be at least --max-body-bytes, {}", args.max_body_bytes);
+            problems.add("command line", "--max-inflight-bytes", args.max_inflight_bytes, allowed);
+        }
+        if args.http_port != 0 && args.http_port == args.metrics_port {
+            problems.add("command line", "--metrics-port", args.metrics_port, "must differ from --http-port");
+        }
+        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
+            problems.add("command line", "--log-level", &args.log_level, e);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let seconds = Duration::from_secs;
+        Self {
+            http: SocketAddr::new(host, args.http_port),
+            metrics: SocketAddr::new(host, args.metrics_port),
+            limits: HttpLimits {
+                max_body_bytes: size(args.max_body_bytes),
+                max_inflight_bytes: size(args.max_inflight_bytes),
+                max_header_bytes: size(args.max_header_bytes),
+                max_connections: size(args.max_connections),
+                max_images: size(args.max_images_per_request),
+                header_read_timeout: seconds(args.header_read_timeout_secs),
+                request_read_timeout: seconds(args.request_read_timeout_secs),
+            },
+            image: Limits { max_image_pixels: args.max_image_pixels },
+            paddle: match args.paddle_err_no {
+                PaddleErrNo::V06 => PaddleVersion::V06,
+                PaddleErrNo::V08 => PaddleVersion::V08,
+            },
+            http_threads: args.http_threads.map_or(cores.min(2), size),
+            exit_delay: seconds(args.exit_delay_secs),
+            exit_timeout: seconds(args.exit_timeout_secs),
+            models: repository::read(&args.model_repository, problems),
+            args,
+        }
+    }
+}
+
+/// An address, or a name that resolves to one.
+fn host(text: &str, problems: &mut Problems) -> IpAddr {
+    if let Ok(ip) = text.parse() {
+        return ip;
+    }
+    match (text, 0).to_socket_addrs().map(|mut found| found.next()) {
+        Ok(Some(address)) => address.ip(),
+        _ => {
+            problems.add("command line", "--host", text, "must be an IP address or a name that resolves to one");
+            IpAddr::from([127, 0, 0, 1])
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! C libraries behind safe, owned handles. Each has `sys` (declarations), `result` (status to `Result`,
+//! still unsafe) and, here or in `gpu`, the owner that is safe to use.
+
+pub(crate) mod turbojpeg;

@@ -1,0 +1,284 @@
+//! [`Preprocess`]: decoded pixels to a model's input tensor, resized, normalised and laid out in one pass over
+//! the output. `resize` has the arithmetic.
+
+use serde::{Deserialize, Serialize};
+
+use super::resize::{Axis, Resizer};
+use super::{Orientation, Rgb8View};
+
+/// Order of the dimensions of a model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Layout {
+    /// `[channel, height, width]` in an image.
+    #[default]
+    #[serde(rename = "NCHW")]
+    Nchw,
+    /// `[height, width, channel]` in an image.
+    #[serde(rename = "NHWC")]
+    Nhwc,
+}
+
+/// Order of the channels of a model's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ColorOrder {
+    /// Red, green, blue.
+    #[default]
+    #[serde(rename = "RGB")]
+    Rgb,
+    /// Blue, green, red: what OpenCV pipelines feed where they do not convert.
+    #[serde(rename = "BGR")]
+    Bgr,
+}
+
+/// How an image of another shape than the model's is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeRule {
+    /// Each side is resized for itself: `cv2.resize(image, (width, height))`.
+    #[default]
+    Stretch,
+    /// The whole image, its shape kept, in the middle of the model's; the rest is filled.
+    ///
+    /// With `r = min(width / w, height / h)` the image is resized to `w * r` by `h * r`, each rounded half to
+    /// even and at least 1. Of an odd rest, the smaller half is to the left and above.
+    Letterbox {
+        /// Red, green, blue of the rest, as levels before normalisation.
+        fill: [u8; 3],
+    },
+    /// The middle of the image, its shape kept; what does not fit is cut off.
+    ///
+    /// The shorter side is resized to `resize_shorter_side`, the longer one in proportion, rounded down. Then
+    /// the middle is cut out: `(resized - wanted) / 2` pixels off the left and off the top, rounded half to
+    /// even. These are the sizes of torchvision's `Resize` and `CenterCrop`.
+    CenterCrop {
+        /// Pixels of the shorter side before the cut. Without it, the image is resized to just cover the
+        /// model's input: by `max(width / w, height / h)`.
+        #[serde(default)]
+        resize_shorter_side: Option<u32>,
+    },
+}
+
+/// What a model's image input looks like, as `model.toml` says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreprocessConfig {
+    /// Pixels in a row of the input.
+    pub width: u32,
+    /// Rows of the input.
+    pub height: u32,
+    /// Order of the dimensions. Default `NCHW`.
+    #[serde(default)]
+    pub layout: Layout,
+    /// Order of the channels. Default `RGB`.
+    #[serde(default)]
+    pub color_order: ColorOrder,
+    /// Level that becomes 0, for each channel of the input in its order.
+    pub mean: [f32; 3],
+    /// Factor after that: `value = (level - mean) * scale`, with levels from 0 to 255.
+    pub scale: [f32; 3],
+    /// How other shapes are fitted. Default `stretch`.
+    #[serde(default)]
+    pub resize: ResizeRule,
+}
+
+/// Why a [`PreprocessConfig`] is refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PreprocessError {
+    /// A side is 0 or over 16384.
+    #[error("width and height must be 1 to {MAX_INPUT_SIDE}, not {width}x{height}")]
+    Side {
+        /// As configured.
+        width: u32,
+        /// As configured.
+        height: u32,
+    },
+    /// The crop is larger than the image it is cut from.
+    #[error("resize_shorter_side {shorter} is less than the larger side of the {width}x{height} input")]
+    Crop {
+        /// As configured.
+        shorter: u32,
+        /// As configured.
+        width: u32,
+        /// As configured.
+        height: u32,
+    },
+    /// A mean or scale is infinite or no number.
+    #[error("mean and scale must be finite numbers, not {mean:?} and {scale:?}")]
+    NotFinite {
+        /// As configured.
+        mean: [f32; 3],
+        /// As configured.
+        scale: [f32; 3],
+    },
+}
+
+/// The largest side of a model's input: offsets and products of sides stay far from overflow.
+const MAX_INPUT_SIDE: u32 = 16_384;
+
+/// The part of the input that the image is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Region {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+}
+
+/// Fits images to one model's input. Keeps the tables of the last geometry and its working rows, so that images
+/// of one size cost no allocation; one per thread.
+#[derive(Debug)]
+pub struct Preprocess {
+    config: PreprocessConfig,
+    resizer: Resizer,
+    /// What `resizer` is prepared for, and where its result goes.
+    prepared: Option<((u32, u32, Orientation), Region)>,
+}
+
+impl Preprocess {
+    /// Checks the configuration.
+    ///
+    /// **Errors:** see [`PreprocessError`].
+    pub fn new(config: PreprocessConfig) -> Result<Self, PreprocessError> {
+        let PreprocessConfig { width, height, mean, scale, .. } = config;
+        if !(1..=MAX_INPUT_SIDE).contains(&width) || !(1..=MAX_INPUT_SIDE).contains(&height) {
+            return Err(PreprocessError::Side { width, height });
+        }
+        if let ResizeRule::CenterCrop { resize_shorter_side: Some(shorter) } = config.resize
+            && shorter < width.max(height)
+        {
+            return Err(PreprocessError::Crop { shorter, width, height });
+        }
+        if !mean.iter().chain(&scale).all(|v| v.is_finite()) {
+            return Err(PreprocessError::NotFinite { mean, scale });
+        }
+        Ok(Self { config, resizer: Resizer::default(), prepared: None })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &PreprocessConfig {
+        &self.config
+    }
+
+    /// Elements that one image fills: 3 * height * width.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        3 * self.config.width as usize * self.config.height as usize
+    }
+
+    /// Turns `image` upright, resizes it and writes `(level - mean) * scale` to `out`, `[3, height, width]` or
+    /// `[height, width, 3]` by the layout.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not have [`Preprocess::elements`] elements.
+    pub fn run(&mut self, image: &Rgb8View<'_>, out: &mut [f32]) {
+        let PreprocessConfig { mean, scale, .. } = self.config;
+        self.write(image, out, |channel, level| (f32::from(level) - mean[channel]) * scale[channel]);
+    }
+
+    /// As [`Preprocess::run`], with the levels as they are: for models whose input is `UINT8`, and to compare
+    /// pixels.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not have [`Preprocess::elements`] elements.
+    pub fn run_u8(&mut self, image: &Rgb8View<'_>, out: &mut [u8]) {
+        self.write(image, out, |_, level| level);
+    }
+
+    /// Writes every pixel of the input through `value`, which gets the channel of the input and the level.
+    fn write<T: Copy>(&mut self, image: &Rgb8View<'_>, out: &mut [T], value: impl Fn(usize, u8) -> T) {
+        assert_eq!(out.len(), self.elements(), "the slot holds one image of the model's input");
+        let region = self.prepare(image);
+        let (width, height) = (self.config.width as usize, self.config.height as usize);
+        let plane = width * height;
+        let layout = self.config.layout;
+        // Input channel `c` is channel `from[c]` of RGB.
+        let from = match self.config.color_order {
+            ColorOrder::Rgb => [0, 1, 2],
+            ColorOrder::Bgr => [2, 1, 0],
+        };
+        if let ResizeRule::Letterbox { fill } = self.config.resize
+            && region.width * region.height < plane
+        {
+            let fill = [0, 1, 2].map(|c| value(c, fill[from[c]]));
+            match layout {
+                Layout::Nchw => out.chunks_exact_mut(plane).zip(fill).for_each(|(out, fill)| out.fill(fill)),
+                Layout::Nhwc => out.as_chunks_mut::<3>().0.fill(fill),
+            }
+        }
+        self.resizer.run(image, |row, line| {
+            let start = (region.top + row) * width + region.left;
+            let channels = from.map(|c| &line[c * region.width..][..region.width]);
+            match layout {
+                Layout::Nchw => {
+                    for (c, levels) in channels.into_iter().enumerate() {
+                        let out = &mut out[c * plane + start..][..region.width];
+                        out.iter_mut().zip(levels).for_each(|(out, &level)| *out = value(c, level));
+                    }
+                }
+                Layout::Nhwc => {
+                    let out = out[start * 3..][..region.width * 3].as_chunks_mut::<3>().0;
+                    let [a, b, c] = channels;
+                    for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                        *out = [value(0, a), value(1, b), value(2, c)];
+                    }
+                }
+            }
+        });
+    }
+
+    /// Makes `resizer` ready for images of this shape, unless it is.
+    fn prepare(&mut self, image: &Rgb8View<'_>) -> Region {
+        let shape = (image.width(), image.height(), image.orientation());
+        if let Some((prepared, region)) = self.prepared
+            && prepared == shape
+        {
+            return region;
+        }
+        let (x, y) = axes(&self.config, image.oriented_size());
+        let region = Region {
+            left: (self.config.width - x.take) as usize / 2,
+            top: (self.config.height - y.take) as usize / 2,
+            width: x.take as usize,
+            height: y.take as usize,
+        };
+        self.resizer.prepare(image, x, y);
+        self.prepared = Some((shape, region));
+        region
+    }
+}
+
+/// What each direction of an upright image of `size` is resized to, and which part of that is kept.
+fn axes(config: &PreprocessConfig, size: (u32, u32)) -> (Axis, Axis) {
+    let (w, h) = size;
+    let (width, height) = (config.width, config.height);
+    let whole = |source, output: u32| Axis { source, output: u64::from(output), skip: 0, take: output };
+    // The middle `take` of `output`; half to even, so a rest of 1 is cut off at the end and one of 3 at both.
+    let middle = |source, output: u64, take: u32| {
+        let rest = output.saturating_sub(u64::from(take));
+        let skip = rest / 2 + u64::from(rest % 4 == 3);
+        Axis { source, output, skip, take }
+    };
+    match config.resize {
+        ResizeRule::Stretch => (whole(w, width), whole(h, height)),
+        ResizeRule::Letterbox { .. } => {
+            let ratio = (f64::from(width) / f64::from(w)).min(f64::from(height) / f64::from(h));
+            let side = |source: u32, limit: u32| {
+                ((f64::from(source) * ratio).round_ties_even() as u32).clamp(1, limit)
+            };
+            (whole(w, side(w, width)), whole(h, side(h, height)))
+        }
+        ResizeRule::CenterCrop { resize_shorter_side } => {
+            let [w64, h64, width64, height64] = [w, h, width, height].map(u64::from);
+            let (x, y) = match resize_shorter_side.map(u64::from) {
+                Some(shorter) if w <= h => (shorter, h64 * shorter / w64),
+                Some(shorter) => (w64 * shorter / h64, shorter),
+                None if width64 * h64 >= height64 * w64 => (width64, h64 * width64 / w64),
+                None => (w64 * height64 / h64, height64),
+            };
+            (middle(w, x, width), middle(h, y, height))
+        }
+    }
+}
