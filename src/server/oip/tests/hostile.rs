@@ -92,7 +92,7 @@ fn mutated_bodies_never_panic_and_what_parses_is_consistent() {
         match parse(&body, header.as_deref()) {
             Ok(Parsed::Infer(request)) => {
                 parsed += 1;
-                let _either = resolve::check_inputs(&request, &model, true);
+                let _either = resolve::check_inputs(&request.inputs, &model, true);
                 for input in &request.inputs {
                     let elements: usize = input.shape.iter().product();
                     let consistent = match &input.data {

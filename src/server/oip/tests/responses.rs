@@ -203,13 +203,14 @@ fn documents_have_tritons_fields() {
         name: "m".into(),
         platform: "onnx_rten".into(),
         backend: "rten".into(),
-        version_policy: VersionPolicy { latest: LatestVersions { num_versions: 1 } },
+        version_policy: VersionPolicy::Latest(LatestVersions { num_versions: 1 }),
         max_batch_size: 8,
         input: vec![TensorConfig::from(&spec)],
         output: vec![],
         instance_group: vec![InstanceGroup { name: "g".into(), kind: "KIND_CPU", count: 2, gpus: vec![] }],
         dynamic_batching: None,
         default_model_filename: "model.onnx".into(),
+        parameters: BTreeMap::from([("device", Parameter { string_value: "CPU".into() })]),
     };
     let zero = r#"{"count":0,"ns":0}"#;
     let server = ServerMetadata { name: "visord", version: "0", extensions: &EXTENSIONS[..1] };
@@ -219,7 +220,7 @@ fn documents_have_tritons_fields() {
         (serde_json::to_string(&config), concat!(
             r#"{"name":"m","platform":"onnx_rten","backend":"rten","version_policy":{"latest":{"num_versions":1}},"#,
             r#""max_batch_size":8,"input":[{"name":"x","data_type":"TYPE_STRING","dims":[-1,3]}],"output":[],"#,
-            r#""instance_group":[{"name":"g","kind":"KIND_CPU","count":2,"gpus":[]}],"default_model_filename":"model.onnx"}"#,
+            r#""instance_group":[{"name":"g","kind":"KIND_CPU","count":2,"gpus":[]}],"default_model_filename":"model.onnx","parameters":{"device":{"string_value":"CPU"}}}"#,
         ).to_owned()),
         (serde_json::to_string(&statistics), format!(concat!(
             r#"{{"model_stats":[{{"name":"m","version":"1","last_inference":0,"inference_count":0,"execution_count":0,"#,
