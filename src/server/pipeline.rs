@@ -110,6 +110,7 @@ async fn run(
 ) -> Result<(), (Stage, Failure)> {
     let served = served.as_ref().map_err(|e| (Stage::Service, e.clone().into()))?;
     let images = images.map_err(|e| (stage(e.kind), e.into()))?;
+    let count = images.len();
     let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e.into()))?;
     let request = InferRequest { rows, priority: 0, timeout: None, arrival };
     let response =
@@ -127,7 +128,7 @@ async fn run(
             (renamed.unwrap_or(if single { "out" } else { name }), tensor)
         })
         .collect();
-    answer.write_outputs(&outputs, out).map_err(|e| {
+    answer.write_outputs(&outputs, count, out).map_err(|e| {
         let error = InferError::new(ErrorKind::Internal, e.to_string());
         (Stage::Postprocess, error.into())
     })

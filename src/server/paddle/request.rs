@@ -12,6 +12,8 @@ use super::GatewayError;
 use crate::error::{ErrorKind, InferError};
 use crate::server::base64;
 
+/// The key that ArcFace's operator reads.
+const IMAGE_KEY: &str = "image";
 /// Asks a PaddleServing for its timings; never an image.
 const PROFILE_KEY: &str = "pipeline.profile";
 
@@ -74,7 +76,8 @@ pub struct Images<'r> {
 }
 
 impl<'r> Images<'r> {
-    /// Finds the images: every key is one, whatever its name.
+    /// Finds the images. Where there is a key `image`, as ArcFace's operator wants it, other keys count only if
+    /// their names start with `image`; else every key is an image, whatever its name, as for PaddleClas.
     ///
     /// Keys and values pair up as in a Python dict: of a key that comes twice, the last value counts, at the
     /// first place. Values without a key are skipped. The key `pipeline.profile` is not an image.
@@ -101,6 +104,9 @@ impl<'r> Images<'r> {
                 Some(slot) => slot.1 = value,
                 None => named.push((key, value)),
             }
+        }
+        if places.contains_key(IMAGE_KEY) {
+            named.retain(|(key, _)| key.starts_with(IMAGE_KEY));
         }
         if named.is_empty() {
             // The text of Python's KeyError.

@@ -34,10 +34,17 @@ pub struct Answer<'a> {
 impl Answer<'_> {
     /// Appends the answer with `outputs`: each a key and the numpy text of its tensor.
     ///
-    /// Several images make one array with a row each, as an operator gives that stacks them.
+    /// `images` are the request's. One makes an array with its row, `array([[…]], dtype=float32)`; several make
+    /// the text of a list with an array for each, `[array([…], dtype=float32), …]`, as PaddleClas' operators
+    /// give lists.
     ///
     /// **Errors:** a tensor that has no numpy text; `out` is then as it was.
-    pub fn write_outputs(&self, outputs: &[(&str, &Tensor)], out: &mut Vec<u8>) -> Result<(), NumpyError> {
+    pub fn write_outputs(
+        &self,
+        outputs: &[(&str, &Tensor)],
+        images: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), NumpyError> {
         let start = out.len();
         out.extend_from_slice(br#"{"err_no":0,"err_msg":"","key":["#);
         for (i, (key, _)) in outputs.iter().enumerate() {
@@ -49,7 +56,11 @@ impl Answer<'_> {
         out.extend_from_slice(br#"],"value":["#);
         for (i, (_, tensor)) in outputs.iter().enumerate() {
             out.extend_from_slice(if i > 0 { b",\"" } else { b"\"" });
-            numpy::write_repr_json(tensor, out).inspect_err(|_| out.truncate(start))?;
+            if images > 1 {
+                write_list(tensor, out).inspect_err(|_| out.truncate(start))?;
+            } else {
+                numpy::write_repr_json(tensor, out).inspect_err(|_| out.truncate(start))?;
+            }
             out.push(b'"');
         }
         out.push(b']');
@@ -114,6 +125,22 @@ impl Answer<'_> {
             PaddleVersion::V08 => br#","tensors":[]}"#,
         });
     }
+}
+
+/// Appends the text of `list(array)`: each row an array of its own.
+fn write_list(tensor: &Tensor, out: &mut Vec<u8>) -> Result<(), NumpyError> {
+    let Some((&rows, shape)) = tensor.shape.split_first() else { return numpy::write_repr_json(tensor, out) };
+    let bytes = tensor.data.len().checked_div(rows).unwrap_or(0);
+    out.push(b'[');
+    for row in 0..rows {
+        if row > 0 {
+            out.extend_from_slice(b", ");
+        }
+        let data = tensor.data.slice(row * bytes..(row + 1) * bytes);
+        numpy::write_repr_json(&Tensor { datatype: tensor.datatype, shape: shape.to_vec(), data }, out)?;
+    }
+    out.push(b']');
+    Ok(())
 }
 
 /// Appends the body of an answer that the gateway gives by itself.

@@ -101,6 +101,7 @@ fn every_key_is_an_image() {
         (r#"{"key":["i0","i1"],"value":["YQ==","Yg=="]}"#, Ok(&[("i0", "a"), ("i1", "b")])),
         (r#"{"key":["i0","i1","i0"],"value":["YQ==","Yg==","Yw=="]}"#, Ok(&[("i0", "c"), ("i1", "b")])),
         (r#"{"key":["i0"],"value":["YQ==","Yg=="]}"#, Ok(&[("i0", "a")])),
+        (r#"{"key":["user","image","image_1"],"value":["7","YQ==","Yg=="]}"#, Ok(&[("image", "a"), ("image_1", "b")])),
         (r#"{"key":["pipeline.profile","i"],"value":["1","YQ=="]}"#, Ok(&[("i", "a")])),
         ("{}", Err((ErrorKind::InvalidArgument, "'image'"))),
         (r#"{"value":["YQ=="]}"#, Err((ErrorKind::InvalidArgument, "'image'"))),
@@ -154,32 +155,41 @@ fn floats(shape: &[usize], values: &[f32]) -> Tensor {
 fn writes_outputs() {
     let one = floats(&[1, 3], &[0.5, -1.25, 2.0]);
     let two = floats(&[2, 2], &[1.0, 2.0, 3.0, 4.5]);
-    type Row<'a> = (PaddleVersion, &'a [(&'a str, &'a Tensor)], &'a str);
+    type Row<'a> = (PaddleVersion, &'a [(&'a str, &'a Tensor)], usize, &'a str);
     let rows: &[Row<'_>] = &[
         (
             PaddleVersion::V08,
             &[("out", &one)],
+            1,
             r#"{"err_no":0,"err_msg":"","key":["out"],"value":["array([[ 0.5 , -1.25,  2.  ]], dtype=float32)"],"tensors":[]}"#,
         ),
         (
             PaddleVersion::V06,
             &[("out", &one)],
+            1,
             r#"{"err_no":0,"err_msg":"","key":["out"],"value":["array([[ 0.5 , -1.25,  2.  ]], dtype=float32)"]}"#,
         ),
         (
             PaddleVersion::V08,
-            &[("a<b", &two), ("out", &one)],
-            r#"{"err_no":0,"err_msg":"","key":["a\u003cb","out"],"value":["array([[1. , 2. ],\n       [3. , 4.5]], dtype=float32)","array([[ 0.5 , -1.25,  2.  ]], dtype=float32)"],"tensors":[]}"#,
+            &[("a<b", &two), ("out", &two)],
+            1,
+            r#"{"err_no":0,"err_msg":"","key":["a\u003cb","out"],"value":["array([[1. , 2. ],\n       [3. , 4.5]], dtype=float32)","array([[1. , 2. ],\n       [3. , 4.5]], dtype=float32)"],"tensors":[]}"#,
+        ),
+        (
+            PaddleVersion::V08,
+            &[("out", &two)],
+            2,
+            r#"{"err_no":0,"err_msg":"","key":["out"],"value":["[array([1., 2.], dtype=float32), array([3. , 4.5], dtype=float32)]"],"tensors":[]}"#,
         ),
     ];
-    for (version, outputs, expected) in rows {
+    for (version, outputs, images, expected) in rows {
         let mut out = Vec::new();
-        answer(*version).write_outputs(outputs, &mut out).unwrap();
+        answer(*version).write_outputs(outputs, *images, &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), *expected);
     }
     let mut out = b"before".to_vec();
     let bf16 = Tensor { datatype: Datatype::Bf16, shape: vec![1], data: vec![0, 0].into() };
-    answer(PaddleVersion::V08).write_outputs(&[("out", &one), ("b", &bf16)], &mut out).unwrap_err();
+    answer(PaddleVersion::V08).write_outputs(&[("out", &one), ("b", &bf16)], 1, &mut out).unwrap_err();
     assert_eq!(out, b"before");
 }
 
