@@ -210,18 +210,19 @@ impl Preprocess {
         }
         self.resizer.run(image, |row, line| {
             let start = (region.top + row) * width + region.left;
-            let channels = from.map(|c| &line[c * region.width..][..region.width]);
+            let channel = |c: usize| &line[from[c] * region.width..][..region.width];
             match layout {
                 Layout::Nchw => {
-                    for (c, levels) in channels.into_iter().enumerate() {
+                    for c in 0..3 {
                         let out = &mut out[c * plane + start..][..region.width];
-                        out.iter_mut().zip(levels).for_each(|(out, &level)| *out = value(c, level));
+                        out.iter_mut().zip(channel(c)).for_each(|(out, &level)| *out = value(c, level));
                     }
                 }
                 Layout::Nhwc => {
                     let out = out[start * 3..][..region.width * 3].as_chunks_mut::<3>().0;
-                    let [a, b, c] = channels;
-                    for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                    for (((out, &a), &b), &c) in
+                        out.iter_mut().zip(channel(0)).zip(channel(1)).zip(channel(2))
+                    {
                         *out = [value(0, a), value(1, b), value(2, c)];
                     }
                 }

@@ -11,7 +11,7 @@ use super::Rgb8View;
 /// Weights of 1.0.
 const ONE: f32 = 2048.0;
 
-/// Where one output row or column comes from.
+/// Where one output row or column comes from, in the order of the upright image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tap {
     /// Byte offsets of the two source rows or columns.
@@ -69,6 +69,33 @@ impl Axis {
     }
 }
 
+/// Where one output column comes from, in the order of memory: two neighbours in all but one-pixel sources, so
+/// that one load gets both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Column {
+    /// Byte offset of the first in its row.
+    offset: usize,
+    /// Weights of both, in 1/2048.
+    weights: [u16; 2],
+}
+
+impl Column {
+    /// `last` is the byte offset of the last pixel, `stride` the bytes from one pixel to the next.
+    fn new(tap: Tap, last: usize, stride: usize) -> Self {
+        let ([first, second], [w0, w1]) = (tap.offsets, tap.weights);
+        if first < second || last == 0 {
+            Self { offset: first, weights: [w0, w1] }
+        } else if second < first {
+            Self { offset: second, weights: [w1, w0] }
+        } else if first == last {
+            // At the border the first pixel has all the weight, and the second is any.
+            Self { offset: last - stride, weights: [w1, w0] }
+        } else {
+            Self { offset: first, weights: [w0, w1] }
+        }
+    }
+}
+
 /// A source row, resized to the output's width: `[3, width]`, in 1/128 levels. `at` is its byte offset.
 #[derive(Debug, Default)]
 struct WideRow {
@@ -80,7 +107,9 @@ struct WideRow {
 /// geometry stays the same, or none before it was larger.
 #[derive(Debug, Default)]
 pub(super) struct Resizer {
-    columns: Vec<Tap>,
+    columns: Vec<Column>,
+    /// Bytes from one pixel of a row to the next; 0 where there is one.
+    column_stride: usize,
     rows: Vec<Tap>,
     above: WideRow,
     below: WideRow,
@@ -95,7 +124,10 @@ impl Resizer {
         // In an image that transposes, one step to the right is one row down.
         let (x_stride, y_stride) = if orientation.transposes() { (row_bytes, 3) } else { (3, row_bytes) };
         self.columns.clear();
-        self.columns.extend(x.taps(Border::WholeWeight, orientation.mirrors_x(), x_stride));
+        self.column_stride = if x.source == 1 { 0 } else { x_stride };
+        let last = (x.source as usize - 1) * x_stride;
+        let taps = x.taps(Border::WholeWeight, orientation.mirrors_x(), x_stride);
+        self.columns.extend(taps.map(|tap| Column::new(tap, last, x_stride)));
         self.rows.clear();
         self.rows.extend(y.taps(Border::SplitWeight, orientation.mirrors_y(), y_stride));
         let width = self.columns.len();
@@ -104,8 +136,8 @@ impl Resizer {
         self.line.resize(3 * width, 0);
     }
 
-    /// Resizes `image`, which is shaped as it was for `prepare`, and gives each output row, `[3, width]` in
-    /// RGB, to `sink` with its number.
+    /// Resizes `image`, which is shaped as it was for `prepare`, and gives each output row to
+    /// `sink` with its number: `[3, width]` in RGB.
     pub(super) fn run(&mut self, image: &Rgb8View<'_>, mut sink: impl FnMut(usize, &[u8])) {
         let pixels = image.pixels();
         self.above.at = None;
@@ -115,9 +147,9 @@ impl Resizer {
             if self.above.at != Some(first) {
                 // The next pair often begins with the row that the last one ended with.
                 std::mem::swap(&mut self.above, &mut self.below);
-                self.above.load(first, pixels, &self.columns);
+                self.above.load(first, pixels, &self.columns, self.column_stride);
             }
-            self.below.load(second, pixels, &self.columns);
+            self.below.load(second, pixels, &self.columns, self.column_stride);
             blend(&self.above.values, &self.below.values, row.weights, &mut self.line);
             sink(number, &self.line);
         }
@@ -125,26 +157,58 @@ impl Resizer {
 }
 
 impl WideRow {
-    fn load(&mut self, at: usize, pixels: &[u8], columns: &[Tap]) {
+    /// Fills `self` from the row at byte offset `at`, unless it is there already.
+    fn load(&mut self, at: usize, pixels: &[u8], columns: &[Column], stride: usize) {
         if self.at == Some(at) {
             return;
         }
         self.at = Some(at);
-        let pixels = &pixels[at..];
-        let width = columns.len();
-        let (red, rest) = self.values.split_at_mut(width);
-        let (green, blue) = rest.split_at_mut(width);
-        for (((column, red), green), blue) in columns.iter().zip(red).zip(green).zip(blue) {
-            let pixel =
-                |offset: usize| [pixels[offset], pixels[offset + 1], pixels[offset + 2]].map(u32::from);
-            let [left, right] = column.offsets.map(pixel);
-            let [w0, w1] = column.weights.map(u32::from);
-            // At most 255 * 2048 / 16, which leaves the top bit free.
-            *red = ((left[0] * w0 + right[0] * w1) >> 4) as u16;
-            *green = ((left[1] * w0 + right[1] * w1) >> 4) as u16;
-            *blue = ((left[2] * w0 + right[2] * w1) >> 4) as u16;
+        let row = &pixels[at..];
+        if stride == 3 {
+            self.fill(columns, |offset| neighbours(row, offset));
+        } else {
+            self.fill(columns, |offset| [spread(pixel(row, offset)), spread(pixel(row, offset + stride))]);
         }
     }
+
+    /// The horizontal pass. `pair` gives the two pixels at an offset, spread.
+    #[inline(always)]
+    fn fill(&mut self, columns: &[Column], pair: impl Fn(usize) -> [u64; 2]) {
+        let (red, rest) = self.values.split_at_mut(columns.len());
+        let (green, blue) = rest.split_at_mut(columns.len());
+        for (((column, red), green), blue) in columns.iter().zip(red).zip(green).zip(blue) {
+            let [left, right] = pair(column.offset);
+            let sum = left * u64::from(column.weights[0]) + right * u64::from(column.weights[1]);
+            // Each sum is at most 255 * 2048: 19 of its 21 bits.
+            *red = ((sum >> 4) & 0x7fff) as u16;
+            *green = ((sum >> 25) & 0x7fff) as u16;
+            *blue = (sum >> 46) as u16;
+        }
+    }
+}
+
+/// The three channels of a pixel, the low 24 bits, each with room for 21 bits: one multiplication does for all.
+#[inline(always)]
+fn spread(pixel: u64) -> u64 {
+    (pixel & 0xff) | (pixel & 0xff00) << 13 | (pixel & 0xff_0000) << 26
+}
+
+/// The pixel at `offset` and the one after it, spread. One load of 8 bytes; the last pixels of an image do
+/// not have so many.
+#[inline(always)]
+fn neighbours(row: &[u8], offset: usize) -> [u64; 2] {
+    if let Some(eight) = row.get(offset..).and_then(|rest| rest.first_chunk::<8>()) {
+        let both = u64::from_le_bytes(*eight);
+        [spread(both), spread(both >> 24)]
+    } else {
+        [spread(pixel(row, offset)), spread(pixel(row, offset + 3))]
+    }
+}
+
+#[inline(always)]
+fn pixel(row: &[u8], offset: usize) -> u64 {
+    let bytes = &row[offset..][..3];
+    u64::from(bytes[0]) | u64::from(bytes[1]) << 8 | u64::from(bytes[2]) << 16
 }
 
 /// The vertical pass: two wide rows to one output row.
