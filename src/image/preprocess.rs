@@ -210,18 +210,19 @@ impl Preprocess {
         }
         self.resizer.run(image, |row, line| {
             let start = (region.top + row) * width + region.left;
-            let channels = from.map(|c| &line[c * region.width..][..region.width]);
+            let channel = |c: usize| &line[from[c] * region.width..][..region.width];
             match layout {
                 Layout::Nchw => {
-                    for (c, levels) in channels.into_iter().enumerate() {
+                    for c in 0..3 {
                         let out = &mut out[c * plane + start..][..region.width];
-                        out.iter_mut().zip(levels).for_each(|(out, &level)| *out = value(c, level));
+                        out.iter_mut().zip(channel(c)).for_each(|(out, &level)| *out = value(c, level));
                     }
                 }
                 Layout::Nhwc => {
                     let out = out[start * 3..][..region.width * 3].as_chunks_mut::<3>().0;
-                    let [a, b, c] = channels;
-                    for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                    for (((out, &a), &b), &c) in
+                        out.iter_mut().zip(channel(0)).zip(channel(1)).zip(channel(2))
+                    {
                         *out = [value(0, a), value(1, b), value(2, c)];
                     }
                 }
@@ -279,6 +280,152 @@ fn axes(config: &PreprocessConfig, size: (u32, u32)) -> (Axis, Axis) {
                 None => (w64 * height64 / h64, height64),
             };
             (middle(w, x, width), middle(h, y, height))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(width: u32, height: u32, resize: ResizeRule) -> PreprocessConfig {
+        PreprocessConfig {
+            width,
+            height,
+            layout: Layout::Nchw,
+            color_order: ColorOrder::Rgb,
+            mean: [0.0, 100.0, 200.0],
+            scale: [1.0, 0.5, 0.25],
+            resize,
+        }
+    }
+
+    #[test]
+    fn values_go_where_the_layout_says() {
+        // Two pixels: (10, 20, 30) and (40, 50, 60).
+        let pixels = [10, 20, 30, 40, 50, 60];
+        let image = Rgb8View::new(&pixels, 2, 1, Orientation::Upright).unwrap();
+        for (layout, color_order, levels) in [
+            (Layout::Nchw, ColorOrder::Rgb, [10, 40, 20, 50, 30, 60]),
+            (Layout::Nchw, ColorOrder::Bgr, [30, 60, 20, 50, 10, 40]),
+            (Layout::Nhwc, ColorOrder::Rgb, [10, 20, 30, 40, 50, 60]),
+            (Layout::Nhwc, ColorOrder::Bgr, [30, 20, 10, 60, 50, 40]),
+        ] {
+            let config = PreprocessConfig { layout, color_order, ..config(2, 1, ResizeRule::Stretch) };
+            let mut preprocess = Preprocess::new(config).unwrap();
+            let mut raw = [0; 6];
+            preprocess.run_u8(&image, &mut raw);
+            assert_eq!(raw, levels, "{layout:?} {color_order:?}");
+            let mut out = [0.0; 6];
+            preprocess.run(&image, &mut out);
+            for (i, (&level, value)) in levels.iter().zip(out).enumerate() {
+                // Mean and scale belong to the channels of the input, in its order.
+                let channel = if layout == Layout::Nchw { i / 2 } else { i % 3 };
+                let (mean, scale) = ([0.0, 100.0, 200.0][channel], [1.0, 0.5, 0.25][channel]);
+                let expected = (f32::from(level) - mean) * scale;
+                assert_eq!(value, expected, "{layout:?} {color_order:?} element {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn letterbox_fills_around_the_picture() {
+        let fill = [7, 8, 9];
+        let pixels = [200; 12];
+        let image = Rgb8View::new(&pixels, 4, 1, Orientation::Upright).unwrap();
+        for (layout, color_order) in [(Layout::Nhwc, ColorOrder::Rgb), (Layout::Nchw, ColorOrder::Bgr)] {
+            let config = config(4, 4, ResizeRule::Letterbox { fill });
+            let mut preprocess = Preprocess::new(PreprocessConfig { layout, color_order, ..config }).unwrap();
+            let mut out = [0; 48];
+            preprocess.run_u8(&image, &mut out);
+            for (i, level) in out.into_iter().enumerate() {
+                let (row, channel) = match layout {
+                    Layout::Nchw => (i % 16 / 4, 2 - i / 16),
+                    Layout::Nhwc => (i / 12, i % 3),
+                };
+                // Three rows are left: one above, two below.
+                let expected = if row == 1 { 200 } else { fill[channel] };
+                assert_eq!(level, expected, "{layout:?} element {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_and_cuts() {
+        let crop = |resize_shorter_side| ResizeRule::CenterCrop { resize_shorter_side };
+        let letterbox = ResizeRule::Letterbox { fill: [0; 3] };
+        for (rule, size, x, y) in [
+            (ResizeRule::Stretch, (640, 480), (112, 0, 112), (96, 0, 96)),
+            (letterbox, (640, 480), (112, 0, 112), (84, 0, 84)),
+            (letterbox, (10, 480), (2, 0, 2), (96, 0, 96)),
+            (letterbox, (1, 100_000), (1, 0, 1), (96, 0, 96)),
+            (crop(None), (640, 480), (128, 8, 112), (96, 0, 96)),
+            (crop(None), (480, 640), (112, 0, 112), (149, 26, 96)),
+            (crop(Some(128)), (640, 480), (170, 29, 112), (128, 16, 96)),
+            (crop(Some(128)), (100, 101), (128, 8, 112), (129, 16, 96)),
+            (crop(Some(128)), (1, 50_000_000), (128, 8, 112), (6_400_000_000, 3_199_999_952, 96)),
+        ] {
+            let (got_x, got_y) = axes(&config(112, 96, rule), size);
+            let got = [got_x, got_y].map(|a| (a.output, a.skip, a.take));
+            assert_eq!(got, [x, y], "{rule:?} of {size:?}");
+        }
+    }
+
+    #[test]
+    fn one_preprocess_takes_images_of_any_shape_in_turn() {
+        let mut preprocess = Preprocess::new(config(3, 2, ResizeRule::Stretch)).unwrap();
+        for (w, h, value) in [(4, 4, 1), (1, 1, 1), (5, 2, 6), (2, 5, 6), (4, 4, 3), (4, 4, 1)] {
+            let pixels: Vec<u8> = (0..w * h * 3).map(|i| i as u8).collect();
+            let image = Rgb8View::new(&pixels, w, h, Orientation::from_exif(value)).unwrap();
+            let (mut got, mut fresh) = ([0; 18], [0; 18]);
+            preprocess.run_u8(&image, &mut got);
+            Preprocess::new(config(3, 2, ResizeRule::Stretch)).unwrap().run_u8(&image, &mut fresh);
+            assert_eq!(got, fresh, "{w}x{h}, EXIF {value}");
+        }
+    }
+
+    #[test]
+    fn impossible_configurations_are_refused() {
+        let good = config(112, 112, ResizeRule::Stretch);
+        let crop = ResizeRule::CenterCrop { resize_shorter_side: Some(100) };
+        for (config, text) in [
+            (PreprocessConfig { width: 0, ..good.clone() }, "not 0x112"),
+            (PreprocessConfig { height: 20_000, ..good.clone() }, "not 112x20000"),
+            (PreprocessConfig { resize: crop, ..good.clone() }, "resize_shorter_side 100"),
+            (PreprocessConfig { mean: [f32::NAN; 3], ..good.clone() }, "finite"),
+            (PreprocessConfig { scale: [f32::INFINITY; 3], ..good.clone() }, "finite"),
+        ] {
+            let error = Preprocess::new(config).expect_err(text).to_string();
+            assert!(error.contains(text), "{error}");
+        }
+        assert!(Preprocess::new(good).is_ok());
+    }
+
+    #[test]
+    fn configuration_is_read_from_toml() {
+        let read = |resize: &str| {
+            let text = format!(
+                "width = 112\nheight = 96\nlayout = 'NHWC'\ncolor_order = 'BGR'\n\
+                 mean = [127.5, 127.5, 127.5]\nscale = [0.0078125, 0.0078125, 0.0078125]\n{resize}"
+            );
+            toml::from_str::<PreprocessConfig>(&text)
+        };
+        for (text, expected) in [
+            ("", ResizeRule::Stretch),
+            ("resize = 'stretch'", ResizeRule::Stretch),
+            ("resize = { letterbox = { fill = [114, 114, 114] } }", ResizeRule::Letterbox { fill: [114; 3] }),
+            ("[resize.center_crop]", ResizeRule::CenterCrop { resize_shorter_side: None }),
+            (
+                "resize.center_crop.resize_shorter_side = 256",
+                ResizeRule::CenterCrop { resize_shorter_side: Some(256) },
+            ),
+        ] {
+            let config = read(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(config.resize, expected, "{text}");
+            assert_eq!((config.layout, config.color_order), (Layout::Nhwc, ColorOrder::Bgr), "{text}");
+        }
+        for text in ["resize = 'squash'", "resise = 'stretch'"] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 }

@@ -327,6 +327,12 @@ def bad():
     at = jpeg.index(b"\xff\xc4") + 5
     broken[at : at + 16] = b"\xff" * 16
     yield "huffman_table.jpg", bytes(broken), "corrupt_image"
+    # A warning, then worse: libjpeg-turbo's error code and text then name one of the two.
+    at = progressive.index(b"\xff\xc4", progressive.index(b"\xff\xda"))
+    warned = bytearray(progressive[:at] + b"\x12\x34" + progressive[at:])
+    yield "truncated_after_warning.jpg", bytes(warned[: len(warned) * 9 // 10]), "truncated_image"
+    warned[at + 7 : at + 23] = b"\xff" * 16
+    yield "huffman_table_after_warning.jpg", bytes(warned), "corrupt_image"
     broken = bytearray(whole)
     broken[60] ^= 0x55
     yield "checksum.png", bytes(broken), "corrupt_image"

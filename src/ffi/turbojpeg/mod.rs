@@ -39,8 +39,8 @@ impl PixelFormat {
 /// A TurboJPEG instance that has read one JPEG's header.
 ///
 /// An instance lives for one image. A used one keeps its Huffman and quantisation tables, and would decode the
-/// next image with them where that brings none of its own (Motion JPEG frames do not); making a new one costs
-/// about a microsecond.
+/// next image with them where that brings none of its own (Motion JPEG frames do not); a new one is cheap:
+/// an 8x8 JPEG decodes in 5 us with it (tests/bench/image.rs on Zen 3).
 #[derive(Debug)]
 pub(crate) struct Decompressor<'e> {
     handle: result::Handle,
