@@ -125,9 +125,18 @@ impl Crew {
             }
             Err(panic) => {
                 let text = panic_text(panic.as_ref());
-                tracing::error!(model = self.model, version = self.version, rows = batch.len(), panic = text, "instance panicked");
+                tracing::error!(
+                    model = self.model,
+                    version = self.version,
+                    rows = batch.len(),
+                    panic = text,
+                    "instance panicked"
+                );
                 self.metrics.restarts.increment(1);
-                self.fail(batch, &InferError::new(ErrorKind::Internal, format!("the model instance failed: {text}")));
+                self.fail(
+                    batch,
+                    &InferError::new(ErrorKind::Internal, format!("the model instance failed: {text}")),
+                );
                 true
             }
         }
@@ -141,13 +150,22 @@ impl Crew {
                     tracing::info!(model = self.model, ordinal, attempt, "instance rebuilt");
                     return Some(instance);
                 }
-                Err(e) => tracing::error!(model = self.model, ordinal, attempt, error = e, "instance cannot be rebuilt"),
+                Err(e) => tracing::error!(
+                    model = self.model,
+                    ordinal,
+                    attempt,
+                    error = e,
+                    "instance cannot be rebuilt"
+                ),
             }
             std::thread::sleep(pause);
             pause *= 2;
         }
         if self.alive.load(Ordering::Acquire) == 1 {
-            let error = InferError::new(ErrorKind::NotReady, format!("model \"{}\" has no working instance left", self.model));
+            let error = InferError::new(
+                ErrorKind::NotReady,
+                format!("model \"{}\" has no working instance left", self.model),
+            );
             self.queue.close(&error);
         }
         None
@@ -166,7 +184,12 @@ impl Crew {
         let ran = rows.iter().filter(|r| r.is_ok()).count();
         let start = Instant::now();
         if let Some(error) = check(&outputs, ran, &self.spec) {
-            tracing::error!(model = self.model, version = self.version, error, "engine answered with wrong shapes");
+            tracing::error!(
+                model = self.model,
+                version = self.version,
+                error,
+                "engine answered with wrong shapes"
+            );
             self.fail(batch, &InferError::new(ErrorKind::Backend, error));
             return;
         }
@@ -188,7 +211,9 @@ impl Crew {
         for (row, place) in batch.drain(..).zip(rows) {
             let queue = taken.saturating_duration_since(row.enqueued);
             match place {
-                Ok(place) => row.request.complete_row(row.index, &outputs, place, StageTimes { queue, ..stages }),
+                Ok(place) => {
+                    row.request.complete_row(row.index, &outputs, place, StageTimes { queue, ..stages })
+                }
                 Err(error) => row.request.fail(row.index, error),
             }
         }
@@ -205,7 +230,8 @@ fn check(outputs: &[crate::backend::OutputBuffer], ran: usize, spec: &ModelSpec)
     }
     outputs.iter().zip(&spec.outputs).find_map(|(o, s)| {
         let wrong = spec.batched() && o.shape.first() != Some(&ran);
-        wrong.then(|| format!("output \"{}\" has the shape {:?} for a batch of {ran}", s.tensor.name, o.shape))
+        wrong
+            .then(|| format!("output \"{}\" has the shape {:?} for a batch of {ran}", s.tensor.name, o.shape))
     })
 }
 

@@ -77,7 +77,13 @@ impl DrainRate {
 }
 
 impl Queue {
-    pub fn new(policy: BatchPolicy, capacity: usize, lanes: usize, mixed_shapes: bool, metrics: Arc<ModelMetrics>) -> Self {
+    pub fn new(
+        policy: BatchPolicy,
+        capacity: usize,
+        lanes: usize,
+        mixed_shapes: bool,
+        metrics: Arc<ModelMetrics>,
+    ) -> Self {
         let state = State {
             lanes: (0..lanes.max(1)).map(|_| VecDeque::new()).collect(),
             len: 0,
@@ -267,7 +273,8 @@ impl State {
                     Some(deadline) if now >= deadline => expired.push(row),
                     deadline => {
                         if let Some(deadline) = deadline {
-                            self.next_deadline = Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
+                            self.next_deadline =
+                                Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
                         }
                         kept.push_back(row);
                     }

@@ -9,11 +9,7 @@ use crate::tensor::TensorSpec;
 ///
 /// Returns the rows of the batch: the first dimension, which all inputs share, or 1 where the model has none.
 /// **Errors:** `InvalidArgument` for a missing or unknown input, `WrongDatatype`, `WrongShape`.
-pub fn check_inputs(
-    inputs: &[InferInput],
-    specs: &[TensorSpec],
-    batched: bool,
-) -> Result<usize, InferError> {
+pub fn check_inputs(inputs: &[InferInput], specs: &[TensorSpec], batched: bool) -> Result<usize, InferError> {
     if let Some(input) = inputs.iter().find(|i| specs.iter().all(|s| s.name != i.name)) {
         return Err(unknown("input", &input.name, specs));
     }
