@@ -125,9 +125,18 @@ impl Crew {
             }
             Err(panic) => {
                 let text = panic_text(panic.as_ref());
-                tracing::error!(model = self.model, version = self.version, rows = batch.len(), panic = text, "instance panicked");
+                tracing::error!(
+                    model = self.model,
+                    version = self.version,
+                    rows = batch.len(),
+                    panic = text,
+                    "instance panicked"
+                );
                 self.metrics.restarts.increment(1);
-                self.fail(batch, &InferError::new(ErrorKind::Internal, format!("the model instance failed: {text}")));
+                self.fail(
+                    batch,
+                    &InferError::new(ErrorKind::Internal, format!("the model instance failed: {text}")),
+                );
                 true
             }
         }
@@ -141,14 +150,18 @@ impl Crew {
                     tracing::info!(model = self.model, ordinal, attempt, "instance rebuilt");
                     return Some(instance);
                 }
-                Err(e) => tracing::error!(model = self.model, ordinal, attempt, error = e, "instance cannot be rebuilt"),
+                Err(e) => tracing::error!(
+                    model = self.model,
+                    ordinal,
+                    attempt,
+                    error = e,
+                    "instance cannot be rebuilt"
+                ),
             }
-            std::thread::sleep(pause);
-            pause *= 2;
-        }
-        if self.alive.load(Ordering::Acquire) == 1 {
-            let error = InferError::new(ErrorKind::NotReady, format!("model \"{}\" has no working instance left", self.model));
-            self.queue.close(&error);
+            if attempt < REBUILD_ATTEMPTS {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
         }
         None
     }
@@ -166,7 +179,12 @@ impl Crew {
         let ran = rows.iter().filter(|r| r.is_ok()).count();
         let start = Instant::now();
         if let Some(error) = check(&outputs, ran, &self.spec) {
-            tracing::error!(model = self.model, version = self.version, error, "engine answered with wrong shapes");
+            tracing::error!(
+                model = self.model,
+                version = self.version,
+                error,
+                "engine answered with wrong shapes"
+            );
             self.fail(batch, &InferError::new(ErrorKind::Backend, error));
             return;
         }
@@ -188,7 +206,9 @@ impl Crew {
         for (row, place) in batch.drain(..).zip(rows) {
             let queue = taken.saturating_duration_since(row.enqueued);
             match place {
-                Ok(place) => row.request.complete_row(row.index, &outputs, place, StageTimes { queue, ..stages }),
+                Ok(place) => {
+                    row.request.complete_row(row.index, &outputs, place, StageTimes { queue, ..stages })
+                }
                 Err(error) => row.request.fail(row.index, error),
             }
         }
@@ -205,7 +225,8 @@ fn check(outputs: &[crate::backend::OutputBuffer], ran: usize, spec: &ModelSpec)
     }
     outputs.iter().zip(&spec.outputs).find_map(|(o, s)| {
         let wrong = spec.batched() && o.shape.first() != Some(&ran);
-        wrong.then(|| format!("output \"{}\" has the shape {:?} for a batch of {ran}", s.tensor.name, o.shape))
+        wrong
+            .then(|| format!("output \"{}\" has the shape {:?} for a batch of {ran}", s.tensor.name, o.shape))
     })
 }
 
@@ -227,7 +248,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Counts an instance as alive for as long as it lives.
+/// Counts an instance as alive for as long as it lives. With the last one, the queue closes: nobody would answer.
 struct Alive<'a>(&'a Crew);
 
 impl<'a> Alive<'a> {
@@ -240,7 +261,11 @@ impl<'a> Alive<'a> {
 
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
-        self.0.alive.fetch_sub(1, Ordering::AcqRel);
-        self.0.metrics.ready_instances.decrement(1.0);
+        let crew = self.0;
+        crew.metrics.ready_instances.decrement(1.0);
+        if crew.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let text = format!("model \"{}\" has no working instance left", crew.model);
+            crew.queue.close(&InferError::new(ErrorKind::NotReady, text));
+        }
     }
 }

@@ -65,7 +65,8 @@ fn plan(config: &ModelConfig) -> InstancePlan {
     match config.instance_group.first() {
         None => InstancePlan { count: cores, threads: 1 },
         Some(group) => {
-            let count = |g: &crate::model::config::InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
+            let count =
+                |g: &crate::model::config::InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
             InstancePlan { count: config.instance_group.iter().map(count).sum(), threads: group.threads }
         }
     }
@@ -91,8 +92,11 @@ impl ServedModel {
         let batching = &config.dynamic_batching;
         let mut preferred = batching.preferred_batch_size.clone();
         preferred.retain(|p| *p <= max_batch_size);
-        let policy =
-            BatchPolicy { max_batch_size, preferred_batch_size: preferred, max_queue_delay: batching.max_queue_delay };
+        let policy = BatchPolicy {
+            max_batch_size,
+            preferred_batch_size: preferred,
+            max_queue_delay: batching.max_queue_delay,
+        };
         let metrics = Arc::new(telemetry.model(&config.name, version));
         let mixed = spec.inputs.iter().any(|i| i.row_elements().is_none());
         let lanes = batching.priority_levels.max(1) as usize;
@@ -147,7 +151,8 @@ impl ServedModel {
         };
         let (sender, receiver) = std::sync::mpsc::sync_channel(count);
         for ordinal in 0..count {
-            let thread = self.crew.start(ordinal, sender.clone()).map_err(|e| refuse(format!("no thread: {e}")))?;
+            let thread =
+                self.crew.start(ordinal, sender.clone()).map_err(|e| refuse(format!("no thread: {e}")))?;
             self.lock_threads().push(thread);
         }
         drop(sender);
@@ -182,7 +187,11 @@ impl ServedModel {
     ///
     /// # Errors
     /// Anything that [`ErrorKind`] names from the queue on: full, expired, drained, a bad image, the engine.
-    pub async fn infer(&self, request: InferRequest, protocol: Protocol) -> Result<InferResponse, InferError> {
+    pub async fn infer(
+        &self,
+        request: InferRequest,
+        protocol: Protocol,
+    ) -> Result<InferResponse, InferError> {
         let arrival = request.arrival;
         // Counts the request as cancelled if this future is dropped before it is done.
         let mut outcome = Outcome { metrics: &self.metrics, protocol, arrival, done: false };
@@ -199,7 +208,10 @@ impl ServedModel {
         let batching = &self.config.dynamic_batching;
         let rows = request.rows.len();
         if rows == 0 || rows > batching.max_queue_size {
-            let allowed = format!("a request holds from 1 to max_queue_size {} rows, got {rows}", batching.max_queue_size);
+            let allowed = format!(
+                "a request holds from 1 to max_queue_size {} rows, got {rows}",
+                batching.max_queue_size
+            );
             return Err(InferError::new(ErrorKind::InvalidArgument, allowed));
         }
         let deadline = timeout(batching, request.timeout).and_then(|t| request.arrival.checked_add(t));
@@ -222,7 +234,8 @@ impl ServedModel {
                 Err(_) => return Err(shared.expired()),
             },
         };
-        withdraw.answered = true;
+        // An error may have come from one row while others still wait.
+        withdraw.answered = matches!(answer, Ok(Ok(_)));
         answer.unwrap_or_else(|_| {
             Err(InferError::new(ErrorKind::Internal, "the request was lost by its instance"))
         })
@@ -230,12 +243,12 @@ impl ServedModel {
 
     /// Admits nothing more; what waits is still answered.
     pub fn drain(&self) {
-        self.crew.queue.drain();
+        self.crew.queue.drain(&shutting_down());
     }
 
     /// Fails what still waits, and joins the threads; blocking until their batches in hand are done.
     pub fn stop(&self) {
-        self.crew.queue.close(&InferError::new(ErrorKind::Draining, "the server is shutting down"));
+        self.crew.queue.close(&shutting_down());
         for thread in self.lock_threads().drain(..) {
             if thread.join().is_err() {
                 tracing::error!(model = self.config.name, "an instance thread panicked outside its batch");
@@ -248,6 +261,10 @@ impl Drop for ServedModel {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn shutting_down() -> InferError {
+    InferError::new(ErrorKind::Draining, "the server is shutting down")
 }
 
 /// The deadline's distance: a request can only shorten what the model sets.
