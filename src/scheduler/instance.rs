@@ -158,15 +158,10 @@ impl Crew {
                     "instance cannot be rebuilt"
                 ),
             }
-            std::thread::sleep(pause);
-            pause *= 2;
-        }
-        if self.alive.load(Ordering::Acquire) == 1 {
-            let error = InferError::new(
-                ErrorKind::NotReady,
-                format!("model \"{}\" has no working instance left", self.model),
-            );
-            self.queue.close(&error);
+            if attempt < REBUILD_ATTEMPTS {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
         }
         None
     }
@@ -253,7 +248,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Counts an instance as alive for as long as it lives.
+/// Counts an instance as alive for as long as it lives. With the last one, the queue closes: nobody would answer.
 struct Alive<'a>(&'a Crew);
 
 impl<'a> Alive<'a> {
@@ -266,7 +261,11 @@ impl<'a> Alive<'a> {
 
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
-        self.0.alive.fetch_sub(1, Ordering::AcqRel);
-        self.0.metrics.ready_instances.decrement(1.0);
+        let crew = self.0;
+        crew.metrics.ready_instances.decrement(1.0);
+        if crew.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let text = format!("model \"{}\" has no working instance left", crew.model);
+            crew.queue.close(&InferError::new(ErrorKind::NotReady, text));
+        }
     }
 }

@@ -41,6 +41,8 @@ struct State {
     len: usize,
     idle: usize,
     admission: Admission,
+    /// What a request hears that is no longer admitted; the first reason stays.
+    refusal: Option<InferError>,
     /// No row expires before this time, so that nobody has to look.
     next_deadline: Option<Instant>,
     /// Whether rows of different shapes can meet here.
@@ -48,7 +50,8 @@ struct State {
     rate: DrainRate,
 }
 
-/// Rows that the instances work off, each second, as an exponential average over windows.
+/// Rows that the instances work off, each second, as an exponential average over windows in which none was idle:
+/// otherwise a quiet hour would look like a slow engine.
 #[derive(Debug, Default)]
 struct DrainRate {
     window_start: Option<Instant>,
@@ -58,7 +61,10 @@ struct DrainRate {
 
 impl DrainRate {
     fn add(&mut self, rows: usize, now: Instant) {
-        let start = *self.window_start.get_or_insert(now);
+        let Some(start) = self.window_start else {
+            self.window_start = Some(now);
+            return;
+        };
         self.rows += rows;
         let elapsed = now.saturating_duration_since(start);
         if elapsed >= RATE_WINDOW {
@@ -67,6 +73,12 @@ impl DrainRate {
             self.window_start = Some(now);
             self.rows = 0;
         }
+    }
+
+    /// An instance has nothing to do: what was counted so far says nothing.
+    fn idle(&mut self) {
+        self.window_start = None;
+        self.rows = 0;
     }
 
     /// Time to work off `rows`, in whole seconds, since `Retry-After` has no finer unit.
@@ -89,6 +101,7 @@ impl Queue {
             len: 0,
             idle: 0,
             admission: Admission::Open,
+            refusal: None,
             next_deadline: None,
             mixed_shapes,
             rate: DrainRate::default(),
@@ -105,11 +118,8 @@ impl Queue {
         let count = rows.len();
         let wake = {
             let mut state = self.lock();
-            match state.admission {
-                Admission::Open => {}
-                Admission::Draining | Admission::Closed => {
-                    return Err(InferError::new(ErrorKind::Draining, "the server is shutting down"));
-                }
+            if let Some(refusal) = &state.refusal {
+                return Err(refusal.clone());
             }
             if state.len + count > self.capacity {
                 let mut error = InferError::new(
@@ -161,10 +171,17 @@ impl Queue {
                 Decision::Dispatch(rows) => {
                     state.pop(rows, batch);
                     self.metrics.set_pending(state.len);
+                    // What is left may be more than the instances that a push has woken take.
+                    if state.len > 0 && state.idle > 1 {
+                        self.ready.notify_one();
+                    }
                     break true;
                 }
                 Decision::Wait if state.admission == Admission::Draining => break false,
-                Decision::Wait => state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Decision::Wait => {
+                    state.rate.idle();
+                    state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
                 Decision::WaitUntil(until) => {
                     let timeout = until.saturating_duration_since(now);
                     state = self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
@@ -191,11 +208,12 @@ impl Queue {
         self.lock().rate.add(rows, now);
     }
 
-    /// Admits nothing more; what waits is still worked off.
-    pub fn drain(&self) {
+    /// Admits nothing more, for the reason `refusal`; what waits is still worked off.
+    pub fn drain(&self, refusal: &InferError) {
         let mut state = self.lock();
         if state.admission == Admission::Open {
             state.admission = Admission::Draining;
+            state.refusal = Some(refusal.clone());
         }
         drop(state);
         self.ready.notify_all();
@@ -206,6 +224,7 @@ impl Queue {
         let rows: Vec<Row> = {
             let mut state = self.lock();
             state.admission = Admission::Closed;
+            state.refusal.get_or_insert_with(|| error.clone());
             state.len = 0;
             self.metrics.set_pending(0);
             state.lanes.iter_mut().flat_map(std::mem::take).collect()

@@ -234,7 +234,8 @@ impl ServedModel {
                 Err(_) => return Err(shared.expired()),
             },
         };
-        withdraw.answered = true;
+        // An error may have come from one row while others still wait.
+        withdraw.answered = matches!(answer, Ok(Ok(_)));
         answer.unwrap_or_else(|_| {
             Err(InferError::new(ErrorKind::Internal, "the request was lost by its instance"))
         })
@@ -242,12 +243,12 @@ impl ServedModel {
 
     /// Admits nothing more; what waits is still answered.
     pub fn drain(&self) {
-        self.crew.queue.drain();
+        self.crew.queue.drain(&shutting_down());
     }
 
     /// Fails what still waits, and joins the threads; blocking until their batches in hand are done.
     pub fn stop(&self) {
-        self.crew.queue.close(&InferError::new(ErrorKind::Draining, "the server is shutting down"));
+        self.crew.queue.close(&shutting_down());
         for thread in self.lock_threads().drain(..) {
             if thread.join().is_err() {
                 tracing::error!(model = self.config.name, "an instance thread panicked outside its batch");
@@ -260,6 +261,10 @@ impl Drop for ServedModel {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn shutting_down() -> InferError {
+    InferError::new(ErrorKind::Draining, "the server is shutting down")
 }
 
 /// The deadline's distance: a request can only shorten what the model sets.
