@@ -1,6 +1,7 @@
 //! OpenVINO: the fastest engine on a CPU, loaded at run time from wherever its libraries are.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use openvino::{CompiledModel, Core, DeviceType, ElementType, InferRequest, RwPropertyKey, Shape, Tensor};
@@ -15,6 +16,8 @@ use crate::tensor::Datatype;
 const NAME: &str = "openvino";
 const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino` in a checkout, or its package) and name the folder with \
                    libopenvino_c.so in --openvino-dir or VISORD_OPENVINO_DIR";
+/// Most threads for one batch of a lone client; beyond, small networks gain little from more.
+const WIDE_THREADS: usize = 8;
 /// Input tensors that an instance keeps, one for each shape it has seen lately.
 const KEPT_SHAPES: usize = 64;
 
@@ -49,11 +52,11 @@ impl OpenVino {
     fn compile(
         &self,
         spec: &ModelSpec,
-        plan: InstancePlan,
+        streams: usize,
+        threads: usize,
     ) -> Result<CompiledModel, openvino::InferenceError> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = plan.count.to_string();
-        let threads = (plan.count * plan.threads).to_string();
+        let (streams, threads) = (streams.to_string(), threads.to_string());
         let precision = match spec.precision {
             Precision::Fp32 => "f32",
             Precision::Bf16 => "bf16",
@@ -113,7 +116,20 @@ impl Backend for OpenVino {
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         self.check(spec)?;
         let refuse = |e: openvino::InferenceError| refuse(spec, e);
-        let compiled = self.compile(spec, plan).map_err(refuse)?;
+        let threads = plan.count * plan.threads;
+        let compiled = self.compile(spec, plan.count, threads).map_err(refuse)?;
+        // One instance has all threads anyway.
+        let wide = if plan.count > 1 {
+            let mut compiled = self.compile(spec, 1, threads.min(WIDE_THREADS)).map_err(refuse)?;
+            let request = compiled.create_infer_request().map_err(refuse)?;
+            Some(Wide {
+                running: AtomicUsize::new(0),
+                request: Mutex::new(request),
+                _compiled: Mutex::new(compiled),
+            })
+        } else {
+            None
+        };
         let count = compiled.get_input_size().map_err(refuse)?;
         let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| {
             compiled.get_input_by_index(i)?.get_name()
@@ -124,6 +140,7 @@ impl Backend for OpenVino {
         });
         Ok(Arc::new(OpenVinoModel {
             compiled: Mutex::new(compiled),
+            wide: wide.map(Arc::new),
             inputs,
             outputs,
             spec: spec.clone(),
@@ -153,8 +170,20 @@ fn cpu_has_bf16() -> bool {
         .is_ok_and(|text| text.split_whitespace().any(|w| matches!(w, "avx512_bf16" | "amx_bf16" | "bf16")))
 }
 
+/// The model compiled once more, with all threads for one batch: what an instance runs on while the others have
+/// nothing to do. A lone client then gets its answer from every core instead of one; under load each instance
+/// keeps to its own thread, which costs less together (docs/benchmarks.md).
+struct Wide {
+    /// Instances in the engine.
+    running: AtomicUsize,
+    request: Mutex<InferRequest>,
+    /// The request lives in it.
+    _compiled: Mutex<CompiledModel>,
+}
+
 struct OpenVinoModel {
     compiled: Mutex<CompiledModel>,
+    wide: Option<Arc<Wide>>,
     inputs: Vec<usize>,
     outputs: Vec<usize>,
     spec: ModelSpec,
@@ -179,6 +208,7 @@ impl LoadedModel for OpenVinoModel {
             .map_err(|e| failed("create_infer_request", e))?;
         let engine = OpenVinoEngine {
             request,
+            wide: self.wide.clone(),
             inputs: self
                 .inputs
                 .iter()
@@ -187,7 +217,8 @@ impl LoadedModel for OpenVinoModel {
                     index: *index,
                     datatype: t.datatype,
                     tensors: Vec::new(),
-                    current: None,
+                    selected: 0,
+                    bound: None,
                 })
                 .collect(),
             outputs: self.outputs.clone(),
@@ -202,11 +233,15 @@ struct Input {
     datatype: Datatype,
     /// Tensors by shape: a batch size that comes again finds its memory, and OpenVINO its compiled shape.
     tensors: Vec<(Vec<usize>, Tensor)>,
-    current: Option<usize>,
+    /// The one that was filled last.
+    selected: usize,
+    /// The one that the instance's own request has.
+    bound: Option<usize>,
 }
 
 struct OpenVinoEngine {
     request: InferRequest,
+    wide: Option<Arc<Wide>>,
     inputs: Vec<Input>,
     outputs: Vec<usize>,
     datatypes: Vec<Datatype>,
@@ -247,7 +282,7 @@ impl Input {
         let tensor = Tensor::new(kind, &dims).map_err(|e| failed("ov_tensor_create", e))?;
         if self.tensors.len() == KEPT_SHAPES {
             self.tensors.remove(0);
-            self.current = None;
+            self.bound = None;
         }
         self.tensors.push((shape.to_vec(), tensor));
         Ok(self.tensors.len() - 1)
@@ -257,30 +292,80 @@ impl Input {
 impl HostEngine for OpenVinoEngine {
     fn input(&mut self, index: usize, shape: &[usize]) -> Result<&mut [u8], BackendError> {
         let input = &mut self.inputs[index];
-        let at = input.select(shape)?;
-        let tensor = &mut input.tensors[at].1;
-        if input.current != Some(at) {
-            self.request
-                .set_input_tensor_by_index(input.index, tensor)
-                .map_err(|e| failed("ov_infer_request_set_input_tensor_by_index", e))?;
-            input.current = Some(at);
-        }
-        tensor.get_raw_data_mut().map_err(|e| failed("ov_tensor_data", e))
+        input.selected = input.select(shape)?;
+        input.tensors[input.selected].1.get_raw_data_mut().map_err(|e| failed("ov_tensor_data", e))
     }
 
     fn run(&mut self) -> Result<Vec<OutputBuffer>, BackendError> {
-        self.request.infer().map_err(|e| failed("ov_infer_request_infer", e))?;
-        self.outputs
-            .iter()
-            .zip(&self.datatypes)
-            .map(|(index, datatype)| {
-                let call = "ov_infer_request_get_output_tensor_by_index";
-                let tensor = self.request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
-                let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
-                let shape = shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-                let data = tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec();
-                Ok(OutputBuffer { datatype: *datatype, shape, data })
-            })
-            .collect()
+        let Some(wide) = self.wide.clone() else { return self.run_narrow() };
+        let running = Running::new(&wide.running);
+        // Taken by another instance that was alone until now: then nobody is alone.
+        match wide.request.try_lock() {
+            Ok(mut request) if running.alone => {
+                for input in &self.inputs {
+                    bind(&mut request, input)?;
+                }
+                infer(&mut request, &self.outputs, &self.datatypes)
+            }
+            _ => self.run_narrow(),
+        }
     }
+}
+
+impl OpenVinoEngine {
+    fn run_narrow(&mut self) -> Result<Vec<OutputBuffer>, BackendError> {
+        for input in &mut self.inputs {
+            if input.bound != Some(input.selected) {
+                bind(&mut self.request, input)?;
+                input.bound = Some(input.selected);
+            }
+        }
+        infer(&mut self.request, &self.outputs, &self.datatypes)
+    }
+}
+
+/// Counts an instance as running while it lives.
+struct Running<'a> {
+    count: &'a AtomicUsize,
+    /// No other was running when it began.
+    alone: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        Self { count, alone: count.fetch_add(1, Ordering::AcqRel) == 0 }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn bind(request: &mut InferRequest, input: &Input) -> Result<(), BackendError> {
+    request
+        .set_input_tensor_by_index(input.index, &input.tensors[input.selected].1)
+        .map_err(|e| failed("ov_infer_request_set_input_tensor_by_index", e))
+}
+
+/// Runs a request whose inputs are bound; its outputs at `indices`, copied.
+fn infer(
+    request: &mut InferRequest,
+    indices: &[usize],
+    datatypes: &[Datatype],
+) -> Result<Vec<OutputBuffer>, BackendError> {
+    request.infer().map_err(|e| failed("ov_infer_request_infer", e))?;
+    indices
+        .iter()
+        .zip(datatypes)
+        .map(|(index, datatype)| {
+            let call = "ov_infer_request_get_output_tensor_by_index";
+            let tensor = request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
+            let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
+            let shape = shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+            let data = tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec();
+            Ok(OutputBuffer { datatype: *datatype, shape, data })
+        })
+        .collect()
 }
