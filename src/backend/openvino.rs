@@ -242,8 +242,13 @@ impl HostEngine for OpenVinoEngine {
                 let call = "ov_infer_request_get_output_tensor_by_index";
                 let tensor = self.request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
                 let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
-                let shape = shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-                let data = tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec();
+                let shape: Vec<usize> =
+                    shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+                // An empty tensor has a null pointer, of which the crate would make a slice.
+                let data = match shape.contains(&0) {
+                    true => Vec::new(),
+                    false => tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec(),
+                };
                 Ok(OutputBuffer { datatype: *datatype, shape, data })
             })
             .collect()
