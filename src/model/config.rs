@@ -419,8 +419,16 @@ impl ModelSpec {
             shape: if max_batch_size > 0 { spec.shape.get(1..).unwrap_or_default().to_vec() } else { spec.shape.clone() },
             ..spec.clone()
         };
-        let inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
+        let mut inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
         let image = resolve_image(&config.image, &inputs, max_batch_size > 0, &source, problems);
+        if let Some(ImageInput { preprocess: p, .. }) = &image {
+            // Sides that the network leaves open are what `[image]` says, for tensors too.
+            let (h, w) = (p.height.into(), p.width.into());
+            inputs[0].shape = match p.layout {
+                Layout::Nchw => vec![3, h, w],
+                Layout::Nhwc => vec![h, w, 3],
+            };
+        }
         let outputs = onnx.outputs.iter().map(|o| resolve_output(config, row(o), problems)).collect::<Vec<_>>();
         for wanted in &config.outputs {
             if !onnx.outputs.iter().any(|o| o.name == wanted.name) {
@@ -500,6 +508,10 @@ fn resolve_image(
         && layout != found
     {
         return refuse("image.layout", "", format!("contradicts the shape of \"{}\", {:?}", input.name, input.shape));
+    }
+    if input.datatype == Datatype::Uint8 && (section.mean.is_some() || section.scale.is_some()) {
+        let allowed = format!("must be left out: \"{}\" is UINT8 and gets levels as they are", input.name);
+        problems.add(source, if section.mean.is_some() { "image.mean" } else { "image.scale" }, "", allowed);
     }
     let mut side = |key: &str, asked_for: Option<u32>, fixed: i64| match (asked_for, u32::try_from(fixed)) {
         (Some(a), Ok(f)) if a != f => {
