@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::served::ServedModel;
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::model::config::ModelConfig;
+use crate::model::repository;
 
 /// State of one version, under Triton's repository-index words.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ impl Registry {
             ));
         };
         let state = match version {
-            Some(text) => text.parse().ok().and_then(|v: u64| entry.versions.get(&v)).ok_or_else(|| {
+            Some(text) => repository::version(text).and_then(|v| entry.versions.get(&v)).ok_or_else(|| {
                 let versions = entry.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
                 InferError::new(
                     ErrorKind::UnknownVersion,
