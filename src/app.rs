@@ -24,7 +24,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A port cannot be listened on.
-    #[error("cannot listen on {address} ({flag}): {source}; another process may have it, choose another port")]
+    #[error(
+        "cannot listen on {address} ({flag}): {source}; another process may have it, choose another port"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -183,11 +185,21 @@ fn load_model(
         let chosen = backends.choose(model.config.backend).map_err(|e| refuse(e.to_string()))?;
         if !*warned && !chosen.passed_over.is_empty() {
             *warned = true;
-            tracing::warn!(backend = chosen.backend.name(), "a slower backend serves: {}", chosen.passed_over.join("; "));
+            tracing::warn!(
+                backend = chosen.backend.name(),
+                "a slower backend serves: {}",
+                chosen.passed_over.join("; ")
+            );
         }
         let start = Instant::now();
-        let loaded =
-            ServedModel::load(&shared, version.version, &version.spec, &*chosen.backend, config.image, &state.telemetry);
+        let loaded = ServedModel::load(
+            &shared,
+            version.version,
+            &version.spec,
+            &*chosen.backend,
+            config.image,
+            &state.telemetry,
+        );
         let served = loaded.map_err(|e| refuse(e.to_string()))?;
         let info = &served.backend;
         tracing::info!(

@@ -156,7 +156,10 @@ pub struct ServeArgs {
 ///
 /// # Errors
 /// What clap has to say: help and version too, which are no failures.
-pub fn parse(arguments: impl IntoIterator<Item = OsString> + Clone, problems: &mut Problems) -> Result<Cli, clap::Error> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString> + Clone,
+    problems: &mut Problems,
+) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(arguments.clone())?;
     let (Command::Serve(args) | Command::Check(args)) = &cli.command;
     let Some(file) = &args.config else { return Ok(cli) };
@@ -180,7 +183,8 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
     let Some(serve) = command.find_subcommand("serve") else { return Vec::new() };
     let mut defaults = Vec::new();
     for (key, value) in &table {
-        let known = key != "config" && serve.get_arguments().any(|a| a.get_long().is_some() && a.get_id() == key.as_str());
+        let known = key != "config"
+            && serve.get_arguments().any(|a| a.get_long().is_some() && a.get_id() == key.as_str());
         let text = match value {
             Value::String(s) => Some(s.clone()),
             Value::Integer(_) | Value::Boolean(_) => Some(value.to_string()),
@@ -188,7 +192,12 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
         };
         match text {
             Some(text) if known => defaults.push((key.clone(), text)),
-            Some(_) => problems.add(file.display(), key, value, "unknown key; `visord serve --help` lists the flags, with - for _"),
+            Some(_) => problems.add(
+                file.display(),
+                key,
+                value,
+                "unknown key; `visord serve --help` lists the flags, with - for _",
+            ),
             None => problems.add(file.display(), key, "", "must be a string, an integer, true or false"),
         }
     }
@@ -209,7 +218,11 @@ mod tests {
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("visord.toml");
-        std::fs::write(&file, "http_port = 80\nmetrics_port = 81\nbackend = \"rten\"\ntriton_metrics = true\n").unwrap();
+        std::fs::write(
+            &file,
+            "http_port = 80\nmetrics_port = 81\nbackend = \"rten\"\ntriton_metrics = true\n",
+        )
+        .unwrap();
         let file = file.to_str().unwrap();
         let (cli, problems) = run(&["serve", "--config", file, "--http-port", "8080"]);
         assert!(problems.0.is_empty(), "{problems:?}");

@@ -86,7 +86,12 @@ fn host(text: &str, problems: &mut Problems) -> IpAddr {
     match (text, 0).to_socket_addrs().map(|mut found| found.next()) {
         Ok(Some(address)) => address.ip(),
         _ => {
-            problems.add("command line", "--host", text, "must be an IP address or a name that resolves to one");
+            problems.add(
+                "command line",
+                "--host",
+                text,
+                "must be an IP address or a name that resolves to one",
+            );
             IpAddr::from([127, 0, 0, 1])
         }
     }

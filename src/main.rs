@@ -52,7 +52,12 @@ fn check(config: Config) -> ExitCode {
                 for better in &chosen.passed_over {
                     println!("note     {better}");
                 }
-                format!("{} {} on {}", chosen.backend.name(), chosen.backend.version(), chosen.backend.device())
+                format!(
+                    "{} {} on {}",
+                    chosen.backend.name(),
+                    chosen.backend.version(),
+                    chosen.backend.device()
+                )
             }
             Err(e) => {
                 failed = true;
@@ -62,16 +67,27 @@ fn check(config: Config) -> ExitCode {
         for version in &model.versions {
             let spec = &version.spec;
             println!("model    {} version {}: {backend}", model.config.name, version.version);
-            println!("         file {}, precision {}, max_batch_size {}", spec.path.display(), spec.precision.name(), spec.max_batch_size);
+            println!(
+                "         file {}, precision {}, max_batch_size {}",
+                spec.path.display(),
+                spec.precision.name(),
+                spec.max_batch_size
+            );
             if let Some(image) = &spec.image {
                 let p = &image.preprocess;
-                println!("         input \"{}\" encoded images -> {}x{} {:?} {:?}", image.name, p.width, p.height, p.layout, p.color_order);
+                println!(
+                    "         input \"{}\" encoded images -> {}x{} {:?} {:?}",
+                    image.name, p.width, p.height, p.layout, p.color_order
+                );
             }
             for input in &spec.inputs {
                 println!("         input \"{}\" {} {:?}", input.name, input.datatype, input.shape);
             }
             for output in &spec.outputs {
-                println!("         output \"{}\" {} {:?}", output.tensor.name, output.tensor.datatype, output.tensor.shape);
+                println!(
+                    "         output \"{}\" {} {:?}",
+                    output.tensor.name, output.tensor.datatype, output.tensor.shape
+                );
             }
         }
     }

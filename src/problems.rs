@@ -40,7 +40,13 @@ pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
     /// Adds one that is about a whole file or about something outside any file.
-    pub fn add(&mut self, source: impl fmt::Display, key: &str, value: impl fmt::Display, allowed: impl fmt::Display) {
+    pub fn add(
+        &mut self,
+        source: impl fmt::Display,
+        key: &str,
+        value: impl fmt::Display,
+        allowed: impl fmt::Display,
+    ) {
         self.0.push(Problem {
             source: source.to_string(),
             key: key.to_owned(),
@@ -82,7 +88,13 @@ static EMPTY: std::sync::LazyLock<Table> = std::sync::LazyLock::new(Table::new);
 impl<'a> Section<'a> {
     /// The top of a file.
     pub fn new(source: &Path, table: &'a Table, problems: &'a mut Problems) -> Self {
-        Self { source: source.display().to_string(), prefix: String::new(), table, seen: BTreeSet::new(), problems }
+        Self {
+            source: source.display().to_string(),
+            prefix: String::new(),
+            table,
+            seen: BTreeSet::new(),
+            problems,
+        }
     }
 
     fn take(&mut self, key: &str) -> Option<&'a Value> {
@@ -108,7 +120,11 @@ impl<'a> Section<'a> {
         match value.as_integer().and_then(|v| u64::try_from(v).ok()) {
             Some(v) if range.contains(&v) => Some(v),
             _ => {
-                self.problem(key, value, format!("must be an integer from {} to {}", range.start(), range.end()));
+                self.problem(
+                    key,
+                    value,
+                    format!("must be an integer from {} to {}", range.start(), range.end()),
+                );
                 None
             }
         }
@@ -162,13 +178,15 @@ impl<'a> Section<'a> {
     pub fn triple(&mut self, key: &str) -> Option<[f32; 3]> {
         let value = self.take(key)?;
         let number = |v: &Value| {
-            v.as_float().or_else(|| v.as_integer().map(|i| i as f64)).filter(|v| v.is_finite()).map(|v| v as f32)
+            v.as_float()
+                .or_else(|| v.as_integer().map(|i| i as f64))
+                .filter(|v| v.is_finite())
+                .map(|v| v as f32)
         };
-        let triple = match value {
-            Value::Array(a) if a.len() == 3 => {
-                a.iter().map(number).collect::<Option<Vec<_>>>().map(|v| [v[0], v[1], v[2]])
-            }
-            other => number(other).map(|v| [v; 3]),
+        let triple = if let Some(array) = value.as_array().filter(|a| a.len() == 3) {
+            array.iter().map(number).collect::<Option<Vec<_>>>().map(|v| [v[0], v[1], v[2]])
+        } else {
+            number(value).map(|v| [v; 3])
         };
         if triple.is_none() {
             self.problem(key, value, "must be a number or a list of 3 numbers, one for each channel");
@@ -216,8 +234,13 @@ impl<'a> Section<'a> {
     }
 
     fn nested<R>(&mut self, prefix: String, table: &Table, read: impl FnOnce(&mut Section<'_>) -> R) -> R {
-        let mut section =
-            Section { source: self.source.clone(), prefix, table, seen: BTreeSet::new(), problems: self.problems };
+        let mut section = Section {
+            source: self.source.clone(),
+            prefix,
+            table,
+            seen: BTreeSet::new(),
+            problems: self.problems,
+        };
         let result = read(&mut section);
         section.finish();
         result
@@ -227,7 +250,8 @@ impl<'a> Section<'a> {
     pub fn finish(&mut self) {
         for (key, value) in self.table {
             if !self.seen.contains(key.as_str()) {
-                let shown = if value.is_table() || value.is_array() { String::new() } else { value.to_string() };
+                let shown =
+                    if value.is_table() || value.is_array() { String::new() } else { value.to_string() };
                 let known = self.seen.iter().copied().collect::<Vec<_>>().join(", ");
                 let hint = if known.is_empty() { String::new() } else { format!(" (set here: {known})") };
                 self.problem(key, shown, format!("unknown key{hint}; see docs/configuration.md"));
@@ -243,7 +267,9 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_with_key_value_and_range() {
         let table: Table =
-            "a = 0\nb = \"x\"\nc = [1, \"2\"]\nd = 1\n[e]\nf = 3\n[[g]]\nh = true\n[[g]]\nh = 4\n".parse().unwrap();
+            "a = 0\nb = \"x\"\nc = [1, \"2\"]\nd = 1\n[e]\nf = 3\n[[g]]\nh = true\n[[g]]\nh = 4\n"
+                .parse()
+                .unwrap();
         let mut problems = Problems::default();
         let mut s = Section::new(Path::new("m.toml"), &table, &mut problems);
         assert_eq!(s.integer("a", 1..=9), None);

@@ -117,7 +117,8 @@ impl<E: HostEngine> HostInstance<E> {
         }
         for (index, tensor) in tensors.iter().enumerate() {
             self.shape_for(rows, &tensor.shape);
-            slot(self.engine.input(index, &self.shape)?, rows, at, self.batched).copy_from_slice(&tensor.data);
+            slot(self.engine.input(index, &self.shape)?, rows, at, self.batched)
+                .copy_from_slice(&tensor.data);
         }
         Ok(Ok(()))
     }
@@ -132,7 +133,10 @@ impl<E: HostEngine> HostInstance<E> {
         let row = row_shape(&self.inputs[0]);
         self.shape_for(rows, &row);
         let Some(images) = &mut self.images else {
-            return Ok(Err(InferError::new(ErrorKind::InvalidArgument, "this model takes tensors, not images")));
+            return Ok(Err(InferError::new(
+                ErrorKind::InvalidArgument,
+                "this model takes tensors, not images",
+            )));
         };
         let start = Instant::now();
         let view = match images.decoder.decode(encoded, &images.limits) {
@@ -142,9 +146,10 @@ impl<E: HostEngine> HostInstance<E> {
         let decoded = Instant::now();
         done.decode.push(decoded - start);
         let slot = slot(self.engine.input(0, &self.shape)?, rows, at, true);
-        match self.inputs[0].datatype {
-            Datatype::Uint8 => images.preprocess.run_u8(&view, slot),
-            _ => images.preprocess.run(&view, bytemuck::cast_slice_mut(slot)),
+        if self.inputs[0].datatype == Datatype::Uint8 {
+            images.preprocess.run_u8(&view, slot);
+        } else {
+            images.preprocess.run(&view, bytemuck::cast_slice_mut(slot));
         }
         done.preprocess.push(decoded.elapsed());
         Ok(Ok(()))

@@ -88,7 +88,12 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// [`BackendError::Load`] with the engine's words.
-    fn load(&self, spec: &ModelSpec, plan: InstancePlan, limits: Limits) -> Result<Arc<dyn LoadedModel>, BackendError>;
+    fn load(
+        &self,
+        spec: &ModelSpec,
+        plan: InstancePlan,
+        limits: Limits,
+    ) -> Result<Arc<dyn LoadedModel>, BackendError>;
 }
 
 /// A model that is compiled and can run in several instances at once.

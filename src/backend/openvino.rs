@@ -45,7 +45,11 @@ impl OpenVino {
         Ok(Self { core: Mutex::new(core), device: device.trim().to_owned() })
     }
 
-    fn compile(&self, spec: &ModelSpec, plan: InstancePlan) -> Result<CompiledModel, openvino::InferenceError> {
+    fn compile(
+        &self,
+        spec: &ModelSpec,
+        plan: InstancePlan,
+    ) -> Result<CompiledModel, openvino::InferenceError> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let streams = plan.count.to_string();
         let threads = (plan.count * plan.threads).to_string();
@@ -92,18 +96,35 @@ impl Backend for OpenVino {
         self.device.clone()
     }
 
-    fn load(&self, spec: &ModelSpec, plan: InstancePlan, limits: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
-        let refuse = |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
+    fn load(
+        &self,
+        spec: &ModelSpec,
+        plan: InstancePlan,
+        limits: Limits,
+    ) -> Result<Arc<dyn LoadedModel>, BackendError> {
+        let refuse =
+            |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
         if spec.precision == Precision::Bf16 && !cpu_has_bf16() {
-            return Err(refuse("precision = \"bf16\" needs a CPU with AVX512_BF16 or AMX; use fp32".to_owned()));
+            return Err(refuse(
+                "precision = \"bf16\" needs a CPU with AVX512_BF16 or AMX; use fp32".to_owned(),
+            ));
         }
         let compiled = self.compile(spec, plan).map_err(|e| refuse(e.to_string()))?;
         let count = compiled.get_input_size().map_err(|e| refuse(e.to_string()))?;
-        let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| compiled.get_input_by_index(i)?.get_name());
+        let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| {
+            compiled.get_input_by_index(i)?.get_name()
+        });
         let count = compiled.get_output_size().map_err(|e| refuse(e.to_string()))?;
-        let outputs =
-            order(count, spec.outputs.iter().map(|o| o.tensor.name.as_str()), |i| compiled.get_output_by_index(i)?.get_name());
-        Ok(Arc::new(OpenVinoModel { compiled: Mutex::new(compiled), inputs, outputs, spec: spec.clone(), limits }))
+        let outputs = order(count, spec.outputs.iter().map(|o| o.tensor.name.as_str()), |i| {
+            compiled.get_output_by_index(i)?.get_name()
+        });
+        Ok(Arc::new(OpenVinoModel {
+            compiled: Mutex::new(compiled),
+            inputs,
+            outputs,
+            spec: spec.clone(),
+            limits,
+        }))
     }
 }
 
@@ -154,7 +175,12 @@ impl LoadedModel for OpenVinoModel {
                 .inputs
                 .iter()
                 .zip(&self.spec.inputs)
-                .map(|(index, t)| Input { index: *index, datatype: t.datatype, tensors: Vec::new(), current: None })
+                .map(|(index, t)| Input {
+                    index: *index,
+                    datatype: t.datatype,
+                    tensors: Vec::new(),
+                    current: None,
+                })
                 .collect(),
             outputs: self.outputs.clone(),
             datatypes: self.spec.outputs.iter().map(|o| o.tensor.datatype).collect(),
@@ -206,7 +232,8 @@ impl Input {
         if let Some(at) = self.tensors.iter().position(|(s, _)| s == shape) {
             return Ok(at);
         }
-        let kind = element_type(self.datatype).ok_or_else(|| failed("ov_tensor_create", "BYTES is no engine input"))?;
+        let kind = element_type(self.datatype)
+            .ok_or_else(|| failed("ov_tensor_create", "BYTES is no engine input"))?;
         let dims: Vec<i64> = shape.iter().map(|d| i64::try_from(*d).unwrap_or(i64::MAX)).collect();
         let dims = Shape::new(&dims).map_err(|e| failed("ov_shape_create", e))?;
         let tensor = Tensor::new(kind, &dims).map_err(|e| failed("ov_tensor_create", e))?;

@@ -31,16 +31,27 @@ impl Backend for Rten {
         "CPU".to_owned()
     }
 
-    fn load(&self, spec: &ModelSpec, plan: InstancePlan, limits: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
+    fn load(
+        &self,
+        spec: &ModelSpec,
+        plan: InstancePlan,
+        limits: Limits,
+    ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         let refuse =
             |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
         for tensor in spec.inputs.iter().chain(spec.outputs.iter().map(|o| &o.tensor)) {
             if element(tensor.datatype).is_none() {
-                return Err(refuse(format!("\"{}\" is {}, which rten does not have", tensor.name, tensor.datatype)));
+                return Err(refuse(format!(
+                    "\"{}\" is {}, which rten does not have",
+                    tensor.name, tensor.datatype
+                )));
             }
         }
         if spec.precision != Precision::Fp32 {
-            return Err(refuse(format!("precision = \"{}\" needs OpenVINO; rten computes in fp32", spec.precision.name())));
+            return Err(refuse(format!(
+                "precision = \"{}\" needs OpenVINO; rten computes in fp32",
+                spec.precision.name()
+            )));
         }
         // Packing the weights once makes each run 8 % faster on the shipped model and costs its size again.
         let model = ModelOptions::with_all_ops()
@@ -50,7 +61,14 @@ impl Backend for Rten {
         let id = |name: &str| model.node_id(name).map_err(|e| refuse(e.to_string()));
         let inputs = spec.inputs.iter().map(|t| id(&t.name)).collect::<Result<Vec<_>, _>>()?;
         let outputs = spec.outputs.iter().map(|o| id(&o.tensor.name)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Arc::new(RtenModel { model: Arc::new(model), inputs, outputs, spec: spec.clone(), threads: plan.threads, limits }))
+        Ok(Arc::new(RtenModel {
+            model: Arc::new(model),
+            inputs,
+            outputs,
+            spec: spec.clone(),
+            threads: plan.threads,
+            limits,
+        }))
     }
 }
 
@@ -135,22 +153,26 @@ impl Buffer {
     /// The values as rten takes them; `None` where an INT64 does not fit in 32 bits.
     fn value(&self) -> Option<ValueOrView<'_>> {
         let shape = self.shape.as_slice();
-        let owned = |data: Vec<i32>| Value::from_shape(shape, data).ok().map(ValueOrView::Value);
-        match self.datatype {
-            Datatype::Int64 => {
-                let narrow = bytemuck::cast_slice::<u8, i64>(self.bytes()).iter().map(|v| i32::try_from(*v).ok());
-                owned(narrow.collect::<Option<_>>()?)
+        let view: ValueView<'_> = match element(self.datatype)? {
+            Element::F32 => {
+                ValueView::from_shape(shape, bytemuck::cast_slice::<u8, f32>(self.bytes())).ok()?
             }
-            Datatype::Bool => owned(self.bytes().iter().map(|b| i32::from(*b != 0)).collect()),
-            Datatype::Int32 => {
-                ValueView::from_shape(shape, bytemuck::cast_slice::<u8, i32>(self.bytes())).ok().map(Into::into)
+            Element::I8 => ValueView::from_shape(shape, bytemuck::cast_slice::<u8, i8>(self.bytes())).ok()?,
+            Element::U8 => ValueView::from_shape(shape, self.bytes()).ok()?,
+            Element::I32 if self.datatype == Datatype::Int32 => {
+                ValueView::from_shape(shape, bytemuck::cast_slice::<u8, i32>(self.bytes())).ok()?
             }
-            Datatype::Int8 => {
-                ValueView::from_shape(shape, bytemuck::cast_slice::<u8, i8>(self.bytes())).ok().map(Into::into)
+            Element::I32 => {
+                let narrowed: Vec<i32> = if self.datatype == Datatype::Bool {
+                    self.bytes().iter().map(|b| i32::from(*b != 0)).collect()
+                } else {
+                    let wide = bytemuck::cast_slice::<u8, i64>(self.bytes());
+                    wide.iter().map(|v| i32::try_from(*v).ok()).collect::<Option<_>>()?
+                };
+                return Value::from_shape(shape, narrowed).ok().map(ValueOrView::Value);
             }
-            Datatype::Uint8 => ValueView::from_shape(shape, self.bytes()).ok().map(Into::into),
-            _ => ValueView::from_shape(shape, bytemuck::cast_slice::<u8, f32>(self.bytes())).ok().map(Into::into),
-        }
+        };
+        Some(view.into())
     }
 }
 
@@ -171,7 +193,8 @@ impl HostEngine for RtenEngine {
     fn input(&mut self, index: usize, shape: &[usize]) -> Result<&mut [u8], BackendError> {
         let buffer = &mut self.buffers[index];
         if buffer.shape != shape {
-            let size = buffer.datatype.size_bytes().ok_or_else(|| failed("input", "BYTES is no engine input"))?;
+            let size =
+                buffer.datatype.size_bytes().ok_or_else(|| failed("input", "BYTES is no engine input"))?;
             buffer.bytes = shape.iter().product::<usize>() * size;
             buffer.words.resize(buffer.bytes.div_ceil(8), 0);
             buffer.shape.clear();
@@ -199,7 +222,9 @@ impl HostEngine for RtenEngine {
             .inputs
             .iter()
             .zip(&self.buffers)
-            .map(|(id, b)| Ok((*id, b.value().ok_or_else(|| failed("run", "an INT64 value does not fit in 32 bits"))?)))
+            .map(|(id, b)| {
+                Ok((*id, b.value().ok_or_else(|| failed("run", "an INT64 value does not fit in 32 bits"))?))
+            })
             .collect::<Result<Vec<_>, BackendError>>()?;
         let values = self
             .model
@@ -210,30 +235,24 @@ impl HostEngine for RtenEngine {
 }
 
 fn output(value: Value, datatype: Datatype) -> Result<OutputBuffer, BackendError> {
-    let shape;
-    let data: Vec<u8> = match value {
-        Value::FloatTensor(t) => {
-            shape = t.shape().to_vec();
-            bytemuck::cast_slice(&t.into_data()).to_vec()
+    let shape = value.shape().to_vec();
+    let data: Vec<u8> = if let Value::FloatTensor(t) = value {
+        bytemuck::cast_slice(&t.into_data()).to_vec()
+    } else if let Value::UInt8Tensor(t) = value {
+        t.into_data()
+    } else if let Value::Int8Tensor(t) = value {
+        bytemuck::cast_slice(&t.into_data()).to_vec()
+    } else if let Value::Int32Tensor(t) = value {
+        let data = t.into_data();
+        if datatype == Datatype::Int64 {
+            data.iter().flat_map(|v| i64::from(*v).to_le_bytes()).collect()
+        } else if datatype == Datatype::Bool {
+            data.iter().map(|v| u8::from(*v != 0)).collect()
+        } else {
+            bytemuck::cast_slice(&data).to_vec()
         }
-        Value::Int32Tensor(t) => {
-            shape = t.shape().to_vec();
-            let data = t.into_data();
-            match datatype {
-                Datatype::Int64 => data.iter().flat_map(|v| i64::from(*v).to_le_bytes()).collect(),
-                Datatype::Bool => data.iter().map(|v| u8::from(*v != 0)).collect(),
-                _ => bytemuck::cast_slice(&data).to_vec(),
-            }
-        }
-        Value::Int8Tensor(t) => {
-            shape = t.shape().to_vec();
-            bytemuck::cast_slice(&t.into_data()).to_vec()
-        }
-        Value::UInt8Tensor(t) => {
-            shape = t.shape().to_vec();
-            t.into_data()
-        }
-        _ => return Err(failed("run", "an output is not a tensor")),
+    } else {
+        return Err(failed("run", "an output is not a tensor"));
     };
     Ok(OutputBuffer { datatype, shape, data })
 }

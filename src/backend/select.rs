@@ -89,7 +89,9 @@ mod tests {
     fn a_backend_that_was_asked_for_is_never_replaced() {
         let none = Path::new("/nonexistent");
         let backends = Backends::probe(BackendChoice::Auto, Some(none));
-        for (choice, fix) in [(BackendChoice::OpenVino, "--openvino-dir"), (BackendChoice::TensorRt, "--backend")] {
+        for (choice, fix) in
+            [(BackendChoice::OpenVino, "--openvino-dir"), (BackendChoice::TensorRt, "--backend")]
+        {
             let error = backends.choose(choice).err().unwrap().to_string();
             assert!(error.contains("cannot be used") && error.contains(fix), "{choice:?}: {error}");
         }

@@ -190,11 +190,16 @@ impl ModelConfig {
         if let Some(written) = s.string("name")
             && written != name
         {
-            s.problem("name", format!("\"{written}\""), format!("must be the folder's name, \"{name}\", or left out"));
+            s.problem(
+                "name",
+                format!("\"{written}\""),
+                format!("must be the folder's name, \"{name}\", or left out"),
+            );
         }
         let backend = s.choice("backend", &BACKENDS).unwrap_or(BackendChoice::Auto);
-        let precision =
-            s.choice("precision", &[("fp32", Precision::Fp32), ("bf16", Precision::Bf16)]).unwrap_or(Precision::Fp32);
+        let precision = s
+            .choice("precision", &[("fp32", Precision::Fp32), ("bf16", Precision::Bf16)])
+            .unwrap_or(Precision::Fp32);
         let max_batch_size = s.integer("max_batch_size", 0..=MAX_BATCH_SIZE).map(|v| v as usize);
         let image = s.section("image", read_image);
         let outputs = s.sections("output", read_output);
@@ -283,7 +288,9 @@ fn read_output(s: &mut Section<'_>) -> OutputConfig {
         name,
         label_filename: s.string("label_filename").map(str::to_owned),
         softmax: s.boolean("softmax").unwrap_or(false),
-        normalize: s.choice("normalize", &[("none", Normalize::None), ("l2", Normalize::L2)]).unwrap_or(Normalize::None),
+        normalize: s
+            .choice("normalize", &[("none", Normalize::None), ("l2", Normalize::L2)])
+            .unwrap_or(Normalize::None),
     };
     if output.softmax && output.normalize != Normalize::None {
         s.problem("normalize", "\"l2\"", "cannot be combined with softmax = true");
@@ -298,11 +305,17 @@ fn read_batching(s: &mut Section<'_>) -> DynamicBatching {
     if let Some(level) = default
         && level > priority_levels
     {
-        s.problem("default_priority_level", level, format!("must be from 1 to priority_levels, {priority_levels}"));
+        s.problem(
+            "default_priority_level",
+            level,
+            format!("must be from 1 to priority_levels, {priority_levels}"),
+        );
     }
     DynamicBatching {
         preferred_batch_size: usizes(s.integers("preferred_batch_size", 1..=MAX_BATCH_SIZE)),
-        max_queue_delay: s.integer("max_queue_delay_microseconds", 0..=10_000_000).map_or(Duration::ZERO, micros),
+        max_queue_delay: s
+            .integer("max_queue_delay_microseconds", 0..=10_000_000)
+            .map_or(Duration::ZERO, micros),
         max_queue_size: s.integer("max_queue_size", 1..=1_000_000).map_or(DEFAULT_QUEUE_SIZE, |v| v as usize),
         default_timeout: s
             .integer("default_timeout_microseconds", 0..=3_600_000_000)
@@ -400,14 +413,23 @@ impl ModelSpec {
             (Some(1), Some(BatchDimension::Fixed(1))) => 1,
             (Some(n), other) => {
                 let why = match other {
-                    Some(BatchDimension::Fixed(f)) => format!("the first dimension of {} is fixed at {f}", path.display()),
+                    Some(BatchDimension::Fixed(f)) => {
+                        format!("the first dimension of {} is fixed at {f}", path.display())
+                    }
                     _ => format!("the inputs of {} have no common first dimension", path.display()),
                 };
-                problems.add(&source, "max_batch_size", n, format!("must be 0 (no batching) or left out: {why}"));
+                problems.add(
+                    &source,
+                    "max_batch_size",
+                    n,
+                    format!("must be 0 (no batching) or left out: {why}"),
+                );
                 0
             }
         };
-        if let Some(over) = config.dynamic_batching.preferred_batch_size.iter().find(|p| **p > max_batch_size.max(1)) {
+        if let Some(over) =
+            config.dynamic_batching.preferred_batch_size.iter().find(|p| **p > max_batch_size.max(1))
+        {
             problems.add(
                 &source,
                 "dynamic_batching.preferred_batch_size",
@@ -416,7 +438,11 @@ impl ModelSpec {
             );
         }
         let row = |spec: &TensorSpec| TensorSpec {
-            shape: if max_batch_size > 0 { spec.shape.get(1..).unwrap_or_default().to_vec() } else { spec.shape.clone() },
+            shape: if max_batch_size > 0 {
+                spec.shape.get(1..).unwrap_or_default().to_vec()
+            } else {
+                spec.shape.clone()
+            },
             ..spec.clone()
         };
         let mut inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
@@ -429,11 +455,17 @@ impl ModelSpec {
                 Layout::Nhwc => vec![h, w, 3],
             };
         }
-        let outputs = onnx.outputs.iter().map(|o| resolve_output(config, row(o), problems)).collect::<Vec<_>>();
+        let outputs =
+            onnx.outputs.iter().map(|o| resolve_output(config, row(o), problems)).collect::<Vec<_>>();
         for wanted in &config.outputs {
             if !onnx.outputs.iter().any(|o| o.name == wanted.name) {
                 let names = onnx.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ");
-                problems.add(&source, "output.name", &wanted.name, format!("must be one of the outputs of {}: {names}", path.display()));
+                problems.add(
+                    &source,
+                    "output.name",
+                    &wanted.name,
+                    format!("must be one of the outputs of {}: {names}", path.display()),
+                );
             }
         }
         Self { path: path.to_owned(), max_batch_size, inputs, outputs, image, precision: config.precision }
@@ -446,14 +478,24 @@ fn resolve_output(config: &ModelConfig, tensor: TensorSpec, problems: &mut Probl
         return OutputSpec { tensor, softmax: false, normalize: Normalize::None, labels: Vec::new() };
     };
     if (wanted.softmax || wanted.normalize != Normalize::None) && tensor.datatype != Datatype::Fp32 {
-        problems.add(&source, "output.softmax", "", format!("softmax and normalize need FP32; \"{}\" is {}", tensor.name, tensor.datatype));
+        problems.add(
+            &source,
+            "output.softmax",
+            "",
+            format!("softmax and normalize need FP32; \"{}\" is {}", tensor.name, tensor.datatype),
+        );
     }
     let labels = wanted.label_filename.as_ref().map_or_else(Vec::new, |file| {
         let path = config.dir.join(file);
         match std::fs::read_to_string(&path) {
             Ok(text) => text.lines().map(|l| l.trim_end().to_owned()).collect(),
             Err(e) => {
-                problems.add(&source, "output.label_filename", file, format!("{} cannot be read: {e}", path.display()));
+                problems.add(
+                    &source,
+                    "output.label_filename",
+                    file,
+                    format!("{} cannot be read: {e}", path.display()),
+                );
                 Vec::new()
             }
         }
@@ -477,7 +519,10 @@ fn resolve_image(
     source: &str,
     problems: &mut Problems,
 ) -> Option<ImageInput> {
-    let asked = section.enabled == Some(true) || section.width.is_some() || section.input.is_some() || section.mean.is_some();
+    let asked = section.enabled == Some(true)
+        || section.width.is_some()
+        || section.input.is_some()
+        || section.mean.is_some();
     if section.enabled == Some(false) {
         return None;
     }
@@ -488,10 +533,18 @@ fn resolve_image(
         None
     };
     if !batched {
-        return refuse("image", "", "needs a model with a batch dimension (max_batch_size at least 1)".into());
+        return refuse(
+            "image",
+            "",
+            "needs a model with a batch dimension (max_batch_size at least 1)".into(),
+        );
     }
     let [input] = inputs else {
-        return refuse("image", "", format!("needs a model with exactly one input; this one has {}", inputs.len()));
+        return refuse(
+            "image",
+            "",
+            format!("needs a model with exactly one input; this one has {}", inputs.len()),
+        );
     };
     if let Some(name) = &section.input
         && *name != input.name
@@ -499,15 +552,30 @@ fn resolve_image(
         return refuse("image.input", name, format!("must be the model's input, \"{}\"", input.name));
     }
     if !matches!(input.datatype, Datatype::Fp32 | Datatype::Uint8) {
-        return refuse("image", "", format!("needs an FP32 or UINT8 input; \"{}\" is {}", input.name, input.datatype));
+        return refuse(
+            "image",
+            "",
+            format!("needs an FP32 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
+        );
     }
     let Some((found, h, w)) = image_shape(&input.shape) else {
-        return refuse("image", "", format!("needs an input of shape [3, H, W] or [H, W, 3]; \"{}\" is {:?}", input.name, input.shape));
+        return refuse(
+            "image",
+            "",
+            format!(
+                "needs an input of shape [3, H, W] or [H, W, 3]; \"{}\" is {:?}",
+                input.name, input.shape
+            ),
+        );
     };
     if let Some(layout) = section.layout
         && layout != found
     {
-        return refuse("image.layout", "", format!("contradicts the shape of \"{}\", {:?}", input.name, input.shape));
+        return refuse(
+            "image.layout",
+            "",
+            format!("contradicts the shape of \"{}\", {:?}", input.name, input.shape),
+        );
     }
     if input.datatype == Datatype::Uint8 && (section.mean.is_some() || section.scale.is_some()) {
         let allowed = format!("must be left out: \"{}\" is UINT8 and gets levels as they are", input.name);
@@ -515,13 +583,23 @@ fn resolve_image(
     }
     let mut side = |key: &str, asked_for: Option<u32>, fixed: i64| match (asked_for, u32::try_from(fixed)) {
         (Some(a), Ok(f)) if a != f => {
-            problems.add(source, key, a, format!("must be {f}, or left out: \"{}\" is {:?}", input.name, input.shape));
+            problems.add(
+                source,
+                key,
+                a,
+                format!("must be {f}, or left out: \"{}\" is {:?}", input.name, input.shape),
+            );
             None
         }
         (Some(a), _) => Some(a),
         (None, Ok(f)) => Some(f),
         (None, Err(_)) if asked => {
-            problems.add(source, key, "", format!("must be set: \"{}\" leaves it open, {:?}", input.name, input.shape));
+            problems.add(
+                source,
+                key,
+                "",
+                format!("must be set: \"{}\" leaves it open, {:?}", input.name, input.shape),
+            );
             None
         }
         (None, Err(_)) => None,

@@ -69,7 +69,8 @@ fn spec(value: &ValueInfoProto) -> Result<TensorSpec, String> {
         .and_then(|t| t.tensor_type.as_ref())
         .ok_or_else(|| format!("\"{name}\" is not a tensor; sequences and maps are not served"))?;
     let elem = tensor.elem_type.unwrap_or(DataType(0));
-    let datatype = datatype(elem).ok_or_else(|| format!("\"{name}\" has the element type {elem}, which is not served"))?;
+    let datatype = datatype(elem)
+        .ok_or_else(|| format!("\"{name}\" has the element type {elem}, which is not served"))?;
     let shape = tensor
         .shape
         .as_ref()

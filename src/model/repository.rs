@@ -11,7 +11,8 @@ pub const MODEL_FILE: &str = "model.onnx";
 
 /// First path segments that belong to the server; a model cannot have such a name, since PaddleServing's
 /// path starts with it.
-pub const RESERVED_NAMES: [&str; 8] = ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json"];
+pub const RESERVED_NAMES: [&str; 8] =
+    ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json"];
 
 /// A model that is to be served.
 #[derive(Debug, Clone)]
@@ -41,7 +42,12 @@ pub fn read(root: &Path, problems: &mut Problems) -> Vec<RepositoryModel> {
         }
     };
     if models.is_empty() && problems.0.is_empty() {
-        problems.add("--model-repository", "", "", format!("{} holds no model; add <model>/1/{MODEL_FILE}", root.display()));
+        problems.add(
+            "--model-repository",
+            "",
+            "",
+            format!("{} holds no model; add <model>/1/{MODEL_FILE}", root.display()),
+        );
     }
     models.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     for pair in 1..models.len() {
@@ -85,7 +91,10 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
             dir.display(),
             "",
             "",
-            format!("a model's name is made of letters, digits, '_', '-' and '.', and is none of {}", RESERVED_NAMES.join(", ")),
+            format!(
+                "a model's name is made of letters, digits, '_', '-' and '.', and is none of {}",
+                RESERVED_NAMES.join(", ")
+            ),
         );
         return None;
     }
@@ -105,7 +114,12 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         VersionPolicy::Specific(list) => {
             for missing in list.iter().filter(|v| !found.iter().any(|(f, _)| f == *v)) {
                 let source = dir.join("model.toml");
-                problems.add(source.display(), "version_policy.specific.versions", missing, format!("has no folder {}", dir.join(missing.to_string()).display()));
+                problems.add(
+                    source.display(),
+                    "version_policy.specific.versions",
+                    missing,
+                    format!("has no folder {}", dir.join(missing.to_string()).display()),
+                );
             }
             found.retain(|(v, _)| list.contains(v));
             found
@@ -114,7 +128,9 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
     let versions = chosen
         .into_iter()
         .filter_map(|(version, path)| match OnnxInfo::read(&path) {
-            Ok(onnx) => Some(RepositoryVersion { version, spec: ModelSpec::resolve(&config, &path, &onnx, problems) }),
+            Ok(onnx) => {
+                Some(RepositoryVersion { version, spec: ModelSpec::resolve(&config, &path, &onnx, problems) })
+            }
             Err(e) => {
                 problems.add(path.display(), "", "", e);
                 None

@@ -74,7 +74,8 @@ mod tests {
         let t0 = Instant::now();
         let due = WaitUntil(t0 + ms(10));
         // (rows, idle, age in ms, delay in ms, preferred, draining) -> decision, at max_batch_size 8
-        let cases: &[(usize, usize, u64, u64, &[usize], bool, Decision)] = &[
+        type Case = (usize, usize, u64, u64, &'static [usize], bool, Decision);
+        let cases: &[Case] = &[
             (0, 1, 0, 0, &[], false, Wait),
             (0, 1, 0, 10, &[4], true, Wait),
             (1, 1, 0, 0, &[], false, Dispatch(1)),
@@ -113,8 +114,11 @@ mod tests {
             for idle_instances in 1..5 {
                 for max in 1..10 {
                     for preferred in [vec![], vec![1], vec![max], vec![1, max]] {
-                        let policy =
-                            BatchPolicy { max_batch_size: max, preferred_batch_size: preferred, max_queue_delay: ms(5) };
+                        let policy = BatchPolicy {
+                            max_batch_size: max,
+                            preferred_batch_size: preferred,
+                            max_queue_delay: ms(5),
+                        };
                         let queue = QueueView { rows, oldest: t0, idle_instances, draining: false };
                         for age in [0, 4, 5, 100] {
                             match decide(queue, t0 + ms(age), &policy) {

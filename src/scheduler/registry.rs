@@ -61,7 +61,10 @@ impl Registry {
     pub fn all_ready(&self) -> bool {
         let models = self.models.load();
         !models.is_empty()
-            && models.values().flat_map(|m| m.versions.values()).all(|v| matches!(v, VersionState::Ready(s) if s.ready()))
+            && models
+                .values()
+                .flat_map(|m| m.versions.values())
+                .all(|v| matches!(v, VersionState::Ready(s) if s.ready()))
     }
 
     /// Every version that serves.
@@ -69,7 +72,9 @@ impl Registry {
     pub fn served(&self) -> Vec<Arc<ServedModel>> {
         let models = self.models.load();
         let states = models.values().flat_map(|m| m.versions.values());
-        states.filter_map(|v| if let VersionState::Ready(s) = v { Some(Arc::clone(s)) } else { None }).collect()
+        states
+            .filter_map(|v| if let VersionState::Ready(s) = v { Some(Arc::clone(s)) } else { None })
+            .collect()
     }
 
     /// The version that a request is for: the one it names, or the highest that is ready.
@@ -86,13 +91,18 @@ impl Registry {
             ));
         };
         let state = match version {
-            Some(text) => repository::version(text).and_then(|v| entry.versions.get(&v)).ok_or_else(|| {
-                let versions = entry.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
-                InferError::new(
-                    ErrorKind::UnknownVersion,
-                    format!("unknown version \"{}\" of model \"{model}\"; its versions are: {versions}", shorten(text)),
-                )
-            })?,
+            Some(text) => {
+                repository::version(text).and_then(|v| entry.versions.get(&v)).ok_or_else(|| {
+                    let versions = entry.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+                    InferError::new(
+                        ErrorKind::UnknownVersion,
+                        format!(
+                            "unknown version \"{}\" of model \"{model}\"; its versions are: {versions}",
+                            shorten(text)
+                        ),
+                    )
+                })?
+            }
             None => {
                 let ready = entry.versions.values().rev().find(|v| matches!(v, VersionState::Ready(_)));
                 ready.or_else(|| entry.versions.values().next_back()).ok_or_else(|| {

@@ -169,7 +169,10 @@ fn join(rows: &[Option<RowOutput>], batched: bool) -> Vec<Tensor> {
     if !batched {
         return first.outputs.as_ref().clone();
     }
-    let contiguous = placed.iter().enumerate().all(|(i, r)| Arc::ptr_eq(&r.outputs, &first.outputs) && r.row == first.row + i);
+    let contiguous = placed
+        .iter()
+        .enumerate()
+        .all(|(i, r)| Arc::ptr_eq(&r.outputs, &first.outputs) && r.row == first.row + i);
     (0..first.outputs.len())
         .map(|output| {
             let tensor = &first.outputs[output];

@@ -44,17 +44,18 @@ pub async fn collect<'a>(
     let timeout = state.limits.request_read_timeout;
     let read = read(state, body, announced, limit);
     let (bytes, mut reservation) = tokio::time::timeout(timeout, read).await.unwrap_or_else(|_| {
-        let text = format!("the body did not arrive within --request-read-timeout-secs {}", timeout.as_secs());
+        let text =
+            format!("the body did not arrive within --request-read-timeout-secs {}", timeout.as_secs());
         Err(InferError::new(ErrorKind::SlowClient, text))
     })?;
     let bytes = match encoding {
         Encoding::Identity => bytes,
-        Encoding::Gzip => {
-            in_place(bytes.len(), || inflate(flate2::read::MultiGzDecoder::new(&bytes[..]), limit, &mut reservation))?
-        }
-        Encoding::Deflate => {
-            in_place(bytes.len(), || inflate(flate2::read::ZlibDecoder::new(&bytes[..]), limit, &mut reservation))?
-        }
+        Encoding::Gzip => in_place(bytes.len(), || {
+            inflate("gzip", flate2::read::MultiGzDecoder::new(&bytes[..]), limit, &mut reservation)
+        })?,
+        Encoding::Deflate => in_place(bytes.len(), || {
+            inflate("deflate", flate2::read::ZlibDecoder::new(&bytes[..]), limit, &mut reservation)
+        })?,
     };
     Ok(Collected { bytes, _reservation: reservation })
 }
@@ -75,7 +76,10 @@ async fn read(
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| {
-            InferError::new(ErrorKind::Cancelled, format!("the connection broke while the body was read: {e}"))
+            InferError::new(
+                ErrorKind::Cancelled,
+                format!("the connection broke while the body was read: {e}"),
+            )
         })?;
         let Ok(data) = frame.into_data() else { continue };
         let size = whole.len() + data.len();
@@ -103,14 +107,22 @@ fn too_large(limit: usize) -> InferError {
     InferError::new(ErrorKind::BodyTooLarge, format!("the body is over --max-body-bytes {limit}"))
 }
 
-fn inflate(mut from: impl Read, limit: usize, reservation: &mut Reservation<'_>) -> Result<Bytes, InferError> {
+fn inflate(
+    name: &str,
+    mut from: impl Read,
+    limit: usize,
+    reservation: &mut Reservation<'_>,
+) -> Result<Bytes, InferError> {
     let mut out = Vec::new();
     loop {
         let start = out.len();
         reservation.grow(STEP_BYTES)?;
         out.resize(start + STEP_BYTES, 0);
         let n = from.read(&mut out[start..]).map_err(|e| {
-            InferError::new(ErrorKind::CorruptEncoding, format!("Content-Encoding: the body does not inflate: {e}"))
+            InferError::new(
+                ErrorKind::CorruptEncoding,
+                format!("Content-Encoding {name}: the body does not inflate: {e}"),
+            )
         })?;
         out.truncate(start + n);
         if out.len() > limit {
@@ -142,7 +154,10 @@ impl Encoding {
             "deflate" => Ok(Self::Deflate),
             _ => Err(InferError::new(
                 ErrorKind::UnsupportedEncoding,
-                format!("Content-Encoding: \"{}\" is not read; send gzip, deflate or identity", shorten(value)),
+                format!(
+                    "Content-Encoding: \"{}\" is not read; send gzip, deflate or identity",
+                    shorten(value)
+                ),
             )),
         }
     }

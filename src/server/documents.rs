@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::oip::{
-    BatchStatistics, DurationStatistics, DynamicBatching, EXTENSIONS, InferStatistics, InstanceGroup, LatestVersions,
-    MemoryUsage, ModelConfig, ModelMetadata, ModelStatistics, QueuePolicy, ServerMetadata, TensorConfig,
-    TensorMetadata, VersionPolicy,
+    BatchStatistics, DurationStatistics, DynamicBatching, EXTENSIONS, InferStatistics, InstanceGroup,
+    LatestVersions, MemoryUsage, ModelConfig, ModelMetadata, ModelStatistics, QueuePolicy, ServerMetadata,
+    TensorConfig, TensorMetadata, VersionPolicy,
 };
 use super::rows::image_spec;
 use crate::model::config;

@@ -3,19 +3,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use super::oip::Statistics;
-use super::plain::Failure;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::state::ServerState;
@@ -33,82 +33,104 @@ pub enum Surface {
     Metrics,
 }
 
-/// Serves `listener` until `stop` turns true, then lets the requests in flight finish.
-pub async fn serve(state: Arc<ServerState>, listener: TcpListener, surface: Surface, mut stop: watch::Receiver<bool>) {
-    let connections = Arc::new(Semaphore::new(state.limits.max_connections));
-    let graceful = GracefulShutdown::new();
+/// How long, once the server stops, a connection may go on that has sent a part of a request's head.
+const HEAD_GRACE: Duration = Duration::from_secs(1);
+
+/// Serves `listener` until `stop` turns true, then lets the requests in flight finish. Dropping the future cuts
+/// them.
+pub async fn serve(
+    state: Arc<ServerState>,
+    listener: TcpListener,
+    surface: Surface,
+    mut stop: watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(state.limits.max_connections));
+    let mut connections = JoinSet::new();
     loop {
+        while connections.try_join_next().is_some() {}
         // At the bound, clients wait in the kernel's backlog.
         let permit = tokio::select! {
-            permit = Arc::clone(&connections).acquire_owned() => permit,
+            permit = Arc::clone(&permits).acquire_owned() => permit,
             _ = stop.wait_for(|s| *s) => break,
         };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.wait_for(|s| *s) => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(e) => {
-                accept_failed(&e).await;
-                continue;
+        match accepted {
+            Ok((stream, _)) => {
+                let (state, stop) = (Arc::clone(&state), stop.clone());
+                connections.spawn(async move {
+                    state.telemetry.connections.increment(1.0);
+                    if let Err(e) = connection(&state, stream, surface, stop).await {
+                        count_broken(&state, &e);
+                    }
+                    state.telemetry.connections.decrement(1.0);
+                    drop(permit);
+                });
             }
-        };
-        let connection = connection(Arc::clone(&state), stream, surface);
-        let connection = graceful.watch(connection);
-        let state = Arc::clone(&state);
-        tokio::spawn(async move {
-            state.telemetry.connections.increment(1.0);
-            if let Err(e) = connection.await {
-                count_broken(&state, &e);
-            }
-            state.telemetry.connections.decrement(1.0);
-            drop(permit);
-        });
+            Err(e) => accept_failed(&e).await,
+        }
     }
     drop(listener);
-    graceful.shutdown().await;
+    while connections.join_next().await.is_some() {}
 }
 
 /// Running out of file descriptors passes when connections close; without a pause this would be a busy loop.
 async fn accept_failed(error: &io::Error) {
     tracing::warn!(%error, "a connection could not be accepted");
     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 /// Counts what hyper answers by itself, before there is a request.
 fn count_broken(state: &ServerState, error: &hyper::Error) {
     if error.is_parse_too_large() {
-        state.telemetry.count_refused(None, ErrorKind::HeadersTooLarge);
+        state.telemetry.count_error(None, ErrorKind::HeadersTooLarge);
     } else if error.is_timeout() {
-        state.telemetry.count_refused(None, ErrorKind::SlowClient);
+        state.telemetry.count_error(None, ErrorKind::SlowClient);
     } else if error.is_parse() {
-        state.telemetry.count_refused(None, ErrorKind::InvalidArgument);
+        state.telemetry.count_error(None, ErrorKind::InvalidArgument);
     }
     tracing::debug!(%error, "connection ended");
 }
 
-type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<TcpStream>, S>;
-
-fn connection(
-    state: Arc<ServerState>,
+/// Serves one connection until it ends, or until the server stops and its request is answered.
+async fn connection(
+    state: &Arc<ServerState>,
     stream: TcpStream,
     surface: Surface,
-) -> Connection<impl hyper::service::Service<Request<Incoming>, Response = Reply, Error = Infallible, Future: Send>> {
+    mut stop: watch::Receiver<bool>,
+) -> hyper::Result<()> {
     // Answers are one small write each: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let limits = state.limits;
-    let service = service_fn(move |request| {
-        let state = Arc::clone(&state);
-        async move { Ok(answer(&state, request, surface).await) }
+    let busy = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let busy = &busy;
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let answer = answer(state, request, surface).await;
+            busy.store(false, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
-    hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
-        .max_buf_size(limits.max_header_bytes)
-        .serve_connection(TokioIo::new(stream), service)
+        .header_read_timeout(state.limits.header_read_timeout)
+        .max_header_size(state.limits.max_header_bytes)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
+    }
+    loop {
+        tokio::select! {
+            ended = &mut connection => return ended,
+            () = tokio::time::sleep(HEAD_GRACE) => if !busy.load(Ordering::Relaxed) { return Ok(()) },
+        }
+    }
 }
 
 async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surface) -> Reply {
@@ -120,7 +142,7 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
     let is_service = |name: &str| models.values().any(|m| m.config.paddle_service == name);
     let found = route(path, posted, is_service).filter(|r| allowed_on(*r, surface));
     let Some(found) = found else {
-        state.telemetry.count_refused(None, ErrorKind::UnknownPath);
+        state.telemetry.count_error(None, ErrorKind::UnknownPath);
         // A path that starts with a service's name comes from a client of PaddleServing.
         if path.split('/').nth(1).is_some_and(is_service) {
             return pipeline::not_found();
@@ -130,13 +152,13 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
     };
     let verbs = found.verbs();
     if !verbs.split(", ").any(|v| v == parts.method.as_str()) {
-        state.telemetry.count_refused(None, ErrorKind::MethodNotAllowed);
-        let answer = match found {
-            Route::Paddle(_) => pipeline::method_not_allowed(),
-            _ => {
-                let text = format!("{} is not answered at {}; use {verbs}", shorten(parts.method.as_str()), shorten(path));
-                reply::error(&InferError::new(ErrorKind::MethodNotAllowed, text))
-            }
+        state.telemetry.count_error(None, ErrorKind::MethodNotAllowed);
+        let answer = if matches!(found, Route::Paddle(_)) {
+            pipeline::method_not_allowed()
+        } else {
+            let (method, path) = (shorten(parts.method.as_str()), shorten(path));
+            let text = format!("{method} is not answered at {path}; use {verbs}");
+            reply::error(&InferError::new(ErrorKind::MethodNotAllowed, text))
         };
         return reply::allow(answer, verbs);
     }
@@ -185,24 +207,25 @@ async fn dispatch(
             finish(state, Protocol::Oip, v2::infer(state, model, version, headers, body, arrival).await)
         }
         Route::Model(asked, model, version) => {
-            let result = describe(state, asked, model, version).map_err(Failure::Uncounted);
-            finish(state, Protocol::Oip, result)
+            finish(state, Protocol::Oip, describe(state, asked, model, version))
         }
     }
 }
 
-/// Turns a failure into its answer, and counts it where nobody has.
-fn finish(state: &ServerState, protocol: Protocol, result: Result<Reply, Failure>) -> Reply {
-    result.unwrap_or_else(|failure| match failure {
-        Failure::Counted(error) => reply::error(&error),
-        Failure::Uncounted(error) => {
-            state.telemetry.count_refused(Some(protocol), error.kind);
-            reply::error(&error)
-        }
+/// Turns an error into its answer, and counts it.
+fn finish(state: &ServerState, protocol: Protocol, result: Result<Reply, InferError>) -> Reply {
+    result.unwrap_or_else(|error| {
+        state.telemetry.count_error(Some(protocol), error.kind);
+        reply::error(&error)
     })
 }
 
-fn describe(state: &ServerState, asked: ModelRoute, model: &str, version: Option<&str>) -> Result<Reply, InferError> {
+fn describe(
+    state: &ServerState,
+    asked: ModelRoute,
+    model: &str,
+    version: Option<&str>,
+) -> Result<Reply, InferError> {
     let served = match state.registry.find(model, version) {
         Err(e) if asked == ModelRoute::Ready && e.kind == ErrorKind::NotReady => {
             return Ok(readiness(false, || e.message));

@@ -66,10 +66,13 @@ fn error_response(description: &str) -> Value {
 }
 
 fn model_path(route: ModelRoute, versioned: bool, names: &[&str]) -> Value {
-    let mut parameters =
-        vec![json!({ "name": "model", "in": "path", "required": true, "schema": { "type": "string", "enum": names } })];
+    let mut parameters = vec![
+        json!({ "name": "model", "in": "path", "required": true, "schema": { "type": "string", "enum": names } }),
+    ];
     if versioned {
-        parameters.push(json!({ "name": "version", "in": "path", "required": true, "schema": { "type": "string" } }));
+        parameters.push(
+            json!({ "name": "version", "in": "path", "required": true, "schema": { "type": "string" } }),
+        );
     }
     let document = |summary: &str| {
         json!({ "get": {
@@ -102,10 +105,15 @@ fn model_path(route: ModelRoute, versioned: bool, names: &[&str]) -> Value {
         ModelRoute::PlainInfer => {
             for (name, schema, text) in [
                 ("timeout", json!({ "type": "integer", "minimum": 0 }), "Microseconds to answer in"),
-                ("priority", json!({ "type": "integer", "minimum": 0 }), "1 is the most urgent, 0 the model's default"),
+                (
+                    "priority",
+                    json!({ "type": "integer", "minimum": 0 }),
+                    "1 is the most urgent, 0 the model's default",
+                ),
                 ("output", json!({ "type": "string" }), "The one output to answer"),
             ] {
-                parameters.push(json!({ "name": name, "in": "query", "schema": schema, "description": text }));
+                parameters
+                    .push(json!({ "name": name, "in": "query", "schema": schema, "description": text }));
             }
             json!({ "post": {
                 "summary": "Inference on an image in the body, or on several in a form",

@@ -9,8 +9,7 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, StatusCode};
 
 use super::body::{self, in_place};
-use super::paddle::{Answer, GatewayError, Images, Stage, check_name, parse, write_gateway_error};
-use super::plain::Failure;
+use super::paddle::{Answer, GatewayError, Images, Stage, no_service, parse, write_gateway_error};
 use super::reply::{JSON, Reply, TEXT, reply};
 use super::rows;
 use super::state::ServerState;
@@ -39,16 +38,19 @@ pub async fn infer(
     incoming: Incoming,
     arrival: Instant,
 ) -> Reply {
-    let count = |kind: ErrorKind| state.telemetry.count_refused(Some(Protocol::Paddle), kind);
+    let count = |kind: ErrorKind| state.telemetry.count_error(Some(Protocol::Paddle), kind);
     let collected = match body::collect(state, headers, incoming).await {
         Ok(collected) => collected,
         Err(e) => {
             count(e.kind);
-            return gateway_error(&GatewayError {
-                http: e.kind.status().http,
-                code: e.kind.status().grpc,
-                message: e.message.clone(),
-            }, &e);
+            return gateway_error(
+                &GatewayError {
+                    http: e.kind.status().http,
+                    code: e.kind.status().grpc,
+                    message: e.message.clone(),
+                },
+                &e,
+            );
         }
     };
     let bytes = &collected.bytes;
@@ -67,31 +69,22 @@ pub async fn infer(
         data_id: state.log_id.fetch_add(1, Ordering::Relaxed) as u64,
     };
     let mut out = Vec::with_capacity(4096);
-    let found = find(state, service).ok_or_else(|| check_name(service, "").err());
-    let outcome = match found {
-        Err(error) => Err((Stage::Service, Failure::Uncounted(error.unwrap_or_else(no_service)))),
-        Ok(served) => {
+    let outcome = match find(state, service) {
+        None => Err((Stage::Service, no_service())),
+        Some(served) => {
             let images = Images::of(&request).and_then(|images| {
-                in_place(bytes.len(), || (0..images.len()).map(|i| images.decode(i).map(Bytes::from)).collect())
+                in_place(bytes.len(), || {
+                    (0..images.len()).map(|i| images.decode(i).map(Bytes::from)).collect()
+                })
             });
             run(&served, images, &answer, arrival, &mut out).await
         }
     };
-    if let Err((stage, failure)) = outcome {
-        let error = match failure {
-            Failure::Counted(error) => error,
-            Failure::Uncounted(error) => {
-                count(error.kind);
-                error
-            }
-        };
+    if let Err((stage, error)) = outcome {
+        count(error.kind);
         answer.write_error(stage, &error, &mut out);
     }
     reply(StatusCode::OK, JSON, out)
-}
-
-fn no_service() -> InferError {
-    InferError::new(ErrorKind::UnknownModel, "Failed to inference: Service name error.")
 }
 
 /// The model that answers for a service: its state decides between "no such service" and "not now".
@@ -107,14 +100,13 @@ async fn run(
     answer: &Answer<'_>,
     arrival: Instant,
     out: &mut Vec<u8>,
-) -> Result<(), (Stage, Failure)> {
-    let served = served.as_ref().map_err(|e| (Stage::Service, e.clone().into()))?;
-    let images = images.map_err(|e| (stage(e.kind), e.into()))?;
+) -> Result<(), (Stage, InferError)> {
+    let served = served.as_ref().map_err(|e| (Stage::Service, e.clone()))?;
+    let images = images.map_err(|e| (stage(e.kind), e))?;
     let count = images.len();
-    let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e.into()))?;
+    let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e))?;
     let request = InferRequest { rows, priority: 0, timeout: None, arrival };
-    let response =
-        served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), Failure::Counted(e)))?;
+    let response = served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), e))?;
     let keys = &served.config.paddle_keys;
     let single = served.spec.outputs.len() == 1;
     let outputs: Vec<_> = served
@@ -128,23 +120,43 @@ async fn run(
             (renamed.unwrap_or(if single { "out" } else { name }), tensor)
         })
         .collect();
-    answer.write_outputs(&outputs, count, out).map_err(|e| {
-        let error = InferError::new(ErrorKind::Internal, e.to_string());
-        (Stage::Postprocess, error.into())
-    })
+    answer
+        .write_outputs(&outputs, count, out)
+        .map_err(|e| (Stage::Postprocess, InferError::new(ErrorKind::Internal, e.to_string())))
 }
 
 /// Where PaddleServing would have failed.
 fn stage(kind: ErrorKind) -> Stage {
     match kind {
-        ErrorKind::MalformedJson | ErrorKind::UnknownModel | ErrorKind::NotReady | ErrorKind::Draining => Stage::Service,
+        ErrorKind::MalformedJson | ErrorKind::UnknownModel | ErrorKind::NotReady | ErrorKind::Draining => {
+            Stage::Service
+        }
         ErrorKind::QueueFull
         | ErrorKind::Overloaded
         | ErrorKind::DeadlineExceeded
         | ErrorKind::Cancelled
         | ErrorKind::Backend
         | ErrorKind::Internal => Stage::Inference,
-        ErrorKind::NotAnImage | ErrorKind::TruncatedImage | ErrorKind::CorruptImage | ErrorKind::ImageDimensions | ErrorKind::UnsupportedImage | ErrorKind::BadBase64 | ErrorKind::MalformedMultipart | ErrorKind::BinarySize | ErrorKind::WrongDatatype | ErrorKind::WrongShape | ErrorKind::InvalidArgument | ErrorKind::UnknownVersion | ErrorKind::UnknownPath | ErrorKind::MethodNotAllowed | ErrorKind::UnsupportedMediaType | ErrorKind::UnsupportedEncoding | ErrorKind::CorruptEncoding | ErrorKind::BodyTooLarge | ErrorKind::HeadersTooLarge | ErrorKind::SlowClient => Stage::Preprocess,
+        ErrorKind::NotAnImage
+        | ErrorKind::TruncatedImage
+        | ErrorKind::CorruptImage
+        | ErrorKind::ImageDimensions
+        | ErrorKind::UnsupportedImage
+        | ErrorKind::BadBase64
+        | ErrorKind::MalformedMultipart
+        | ErrorKind::BinarySize
+        | ErrorKind::WrongDatatype
+        | ErrorKind::WrongShape
+        | ErrorKind::InvalidArgument
+        | ErrorKind::UnknownVersion
+        | ErrorKind::UnknownPath
+        | ErrorKind::MethodNotAllowed
+        | ErrorKind::UnsupportedMediaType
+        | ErrorKind::UnsupportedEncoding
+        | ErrorKind::CorruptEncoding
+        | ErrorKind::BodyTooLarge
+        | ErrorKind::HeadersTooLarge
+        | ErrorKind::SlowClient => Stage::Preprocess,
     }
 }
 

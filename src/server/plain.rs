@@ -38,7 +38,7 @@ struct Query<'a> {
 /// Answers `POST /v1/models/{model}[/versions/{version}]/infer`.
 ///
 /// # Errors
-/// Whatever [`ErrorKind`] names; the model's own counters have it where the model was known.
+/// Whatever [`ErrorKind`] names.
 pub async fn infer(
     state: &ServerState,
     model: &str,
@@ -47,7 +47,7 @@ pub async fn infer(
     headers: &HeaderMap,
     incoming: Incoming,
     arrival: Instant,
-) -> Result<Reply, Failure> {
+) -> Result<Reply, InferError> {
     let served = state.registry.find(model, version)?;
     let query = Query::parse(query)?;
     let content = Content::of(headers)?;
@@ -62,23 +62,8 @@ pub async fn infer(
         timeout: query.timeout,
         arrival,
     };
-    let response = served.infer(request, Protocol::Http).await.map_err(Failure::Counted)?;
-    Ok(answer(&served, response, Format::of(headers), query.output)?)
-}
-
-/// An error, and whether a model's counters already have it.
-#[derive(Debug)]
-pub enum Failure {
-    /// Nobody has counted it.
-    Uncounted(InferError),
-    /// [`ServedModel::infer`] has.
-    Counted(InferError),
-}
-
-impl From<InferError> for Failure {
-    fn from(error: InferError) -> Self {
-        Self::Uncounted(error)
-    }
+    let response = served.infer(request, Protocol::Http).await?;
+    answer(&served, response, Format::of(headers), query.output)
 }
 
 enum Content {
@@ -169,7 +154,10 @@ fn answer(
         None => None,
         Some(name) => Some(specs.iter().position(|s| s.tensor.name == name).ok_or_else(|| {
             let names = specs.iter().map(|s| s.tensor.name.as_str()).collect::<Vec<_>>().join(", ");
-            InferError::new(ErrorKind::InvalidArgument, format!("output = \"{}\": must be one of {names}", shorten(name)))
+            InferError::new(
+                ErrorKind::InvalidArgument,
+                format!("output = \"{}\": must be one of {names}", shorten(name)),
+            )
         })?),
     };
     if format == Format::Json {
@@ -211,7 +199,10 @@ mod tests {
         assert_eq!(Query::parse("").unwrap(), Query::default());
         for (bad, names) in [("timeout=x", "timeout"), ("priority=-1", "priority"), ("top=1", "\"top\"")] {
             let error = Query::parse(bad).unwrap_err();
-            assert!(error.kind == ErrorKind::InvalidArgument && error.message.contains(names), "{bad}: {error}");
+            assert!(
+                error.kind == ErrorKind::InvalidArgument && error.message.contains(names),
+                "{bad}: {error}"
+            );
         }
     }
 

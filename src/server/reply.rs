@@ -72,10 +72,16 @@ pub fn compress(headers: &HeaderMap, body: Bytes) -> (Bytes, Option<HeaderValue>
     let level = flate2::Compression::fast();
     let compressed = if accepts("gzip") {
         let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(body.len() / 2), level);
-        encoder.write_all(&body).and_then(|()| encoder.finish()).map(|b| (b, HeaderValue::from_static("gzip")))
+        encoder
+            .write_all(&body)
+            .and_then(|()| encoder.finish())
+            .map(|b| (b, HeaderValue::from_static("gzip")))
     } else if accepts("deflate") {
         let mut encoder = flate2::write::ZlibEncoder::new(Vec::with_capacity(body.len() / 2), level);
-        encoder.write_all(&body).and_then(|()| encoder.finish()).map(|b| (b, HeaderValue::from_static("deflate")))
+        encoder
+            .write_all(&body)
+            .and_then(|()| encoder.finish())
+            .map(|b| (b, HeaderValue::from_static("deflate")))
     } else {
         return (body, None);
     };

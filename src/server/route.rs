@@ -55,7 +55,10 @@ impl Route<'_> {
             | Self::Openapi
             | Self::Server
             | Self::AllStats
-            | Self::Model(ModelRoute::Metadata | ModelRoute::Ready | ModelRoute::Config | ModelRoute::Stats, ..) => GET,
+            | Self::Model(
+                ModelRoute::Metadata | ModelRoute::Ready | ModelRoute::Config | ModelRoute::Stats,
+                ..,
+            ) => GET,
         }
     }
 }
@@ -103,7 +106,9 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
     let below = |rest: &str| MODEL_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     match segments[..count] {
         ["v1", "models", model, "infer"] => Some(Route::Model(ModelRoute::PlainInfer, model, None)),
-        ["v1", "models", model, "versions", v, "infer"] => Some(Route::Model(ModelRoute::PlainInfer, model, Some(v))),
+        ["v1", "models", model, "versions", v, "infer"] => {
+            Some(Route::Model(ModelRoute::PlainInfer, model, Some(v)))
+        }
         ["v2", "models", model] if !model.is_empty() => Some(Route::Model(ModelRoute::Metadata, model, None)),
         ["v2", "models", model, "versions", v] => Some(Route::Model(ModelRoute::Metadata, model, Some(v))),
         ["v2", "models", model, rest] if !rest.is_empty() => Some(Route::Model(below(rest)?, model, None)),

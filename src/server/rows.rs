@@ -45,7 +45,11 @@ pub fn image_spec(image: &ImageInput) -> TensorSpec {
     TensorSpec { name: image.name.clone(), datatype: Datatype::Bytes, shape: vec![1] }
 }
 
-fn encoded_images(spec: &ModelSpec, image: &ImageInput, inputs: Vec<InferInput>) -> Result<Vec<RowInput>, InferError> {
+fn encoded_images(
+    spec: &ModelSpec,
+    image: &ImageInput,
+    inputs: Vec<InferInput>,
+) -> Result<Vec<RowInput>, InferError> {
     let name = &image.name;
     if inputs.len() > 1 {
         let others = inputs.iter().filter(|i| i.name != *name).map(|i| i.name.as_str()).collect::<Vec<_>>();
@@ -54,9 +58,10 @@ fn encoded_images(spec: &ModelSpec, image: &ImageInput, inputs: Vec<InferInput>)
             format!("input `{name}` brings encoded images: send it alone, without {}", others.join(", ")),
         ));
     }
-    let input = inputs.into_iter().next().ok_or_else(|| {
-        InferError::new(ErrorKind::InvalidArgument, format!("input `{name}` is missing"))
-    })?;
+    let input = inputs
+        .into_iter()
+        .next()
+        .ok_or_else(|| InferError::new(ErrorKind::InvalidArgument, format!("input `{name}` is missing")))?;
     if input.datatype != Datatype::Bytes {
         return Err(InferError::new(
             ErrorKind::WrongDatatype,
@@ -108,7 +113,11 @@ fn tensors(spec: &ModelSpec, given: &[InferInput]) -> Result<Vec<RowInput>, Infe
     let row = |at: usize| {
         let parts = inputs.iter().map(|(datatype, shape, data)| {
             let bytes = data.len() / rows;
-            Tensor { datatype: *datatype, shape: shape[1..].to_vec(), data: data.slice(at * bytes..(at + 1) * bytes) }
+            Tensor {
+                datatype: *datatype,
+                shape: shape[1..].to_vec(),
+                data: data.slice(at * bytes..(at + 1) * bytes),
+            }
         });
         RowInput::Tensors(parts.collect())
     };

@@ -50,7 +50,12 @@ pub struct ServerState {
 impl ServerState {
     /// The state of a server that has not drained yet.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, telemetry: Telemetry, limits: HttpLimits, paddle: PaddleVersion) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        telemetry: Telemetry,
+        limits: HttpLimits,
+        paddle: PaddleVersion,
+    ) -> Self {
         let budget = Budget {
             used: AtomicUsize::new(0),
             limit: limits.max_inflight_bytes,

@@ -8,20 +8,21 @@ use hyper::{HeaderMap, StatusCode};
 
 use super::body::{self, in_place};
 use super::oip::{self, Parsed};
-use super::plain::Failure;
 use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
 use super::rows;
 use super::state::ServerState;
+use crate::error::InferError;
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::served::ServedModel;
 use crate::telemetry::metrics::Protocol;
+use crate::tensor::Tensor;
 
 static INFERENCE_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
 
 /// Answers `POST /v2/models/{model}[/versions/{version}]/infer`.
 ///
 /// # Errors
-/// Whatever [`crate::error::ErrorKind`] names; the model's own counters have it where the model was known.
+/// Whatever [`crate::error::ErrorKind`] names.
 pub async fn infer(
     state: &ServerState,
     model: &str,
@@ -29,7 +30,7 @@ pub async fn infer(
     headers: &HeaderMap,
     incoming: Incoming,
     arrival: Instant,
-) -> Result<Reply, Failure> {
+) -> Result<Reply, InferError> {
     let served = state.registry.find(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
@@ -45,10 +46,10 @@ pub async fn infer(
         oip::resolve::check_outputs(&request.outputs, &outputs)?;
         let inputs = std::mem::take(&mut request.inputs);
         let rows = rows::from_oip(&served.spec, inputs)?;
-        Ok::<_, crate::error::InferError>((request, rows))
+        Ok::<_, InferError>((request, rows))
     })?;
     let request = InferRequest { rows, priority: asked.priority, timeout: asked.timeout, arrival };
-    let response = served.infer(request, Protocol::Oip).await.map_err(Failure::Counted)?;
+    let response = served.infer(request, Protocol::Oip).await?;
     let encoded = encode(&served, &asked, response.outputs)?;
     let (body, encoding) = compress(headers, encoded.body);
     let mut answer = match encoded.json_len {
@@ -66,8 +67,8 @@ pub async fn infer(
 fn encode(
     served: &ServedModel,
     asked: &oip::InferRequest,
-    outputs: Vec<crate::tensor::Tensor>,
-) -> Result<oip::Encoded, crate::error::InferError> {
+    outputs: Vec<Tensor>,
+) -> Result<oip::Encoded, InferError> {
     let version = served.version.to_string();
     let outputs = served.spec.outputs.iter().zip(outputs).map(|(spec, tensor)| oip::OutputTensor {
         name: &spec.tensor.name,

@@ -4,8 +4,8 @@
 //! statistics that `/v2/models/<m>/stats` answers are kept by the same calls, so that both tell the same story.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -90,7 +90,10 @@ impl Telemetry {
             .register_gauge(
                 &Key::from_parts(
                     names::BUILD_INFO,
-                    vec![Label::new("version", env!("CARGO_PKG_VERSION")), Label::new("commit", crate::COMMIT)],
+                    vec![
+                        Label::new("version", env!("CARGO_PKG_VERSION")),
+                        Label::new("commit", crate::COMMIT),
+                    ],
                 ),
                 &METADATA,
             )
@@ -122,8 +125,8 @@ impl Telemetry {
         self.handle.run_upkeep();
     }
 
-    /// Counts a request that was refused before its model was known.
-    pub fn count_refused(&self, protocol: Option<Protocol>, kind: ErrorKind) {
+    /// Counts an answer that is an error; `None` where hyper answered before there was a protocol.
+    pub fn count_error(&self, protocol: Option<Protocol>, kind: ErrorKind) {
         let labels = vec![
             Label::new("protocol", protocol.map_or("none", Protocol::name)),
             Label::new("reason", kind.status().reason),
@@ -146,7 +149,8 @@ impl Telemetry {
     /// Registers the handles of one model version.
     #[must_use]
     pub fn model(&self, model: &str, version: u64) -> ModelMetrics {
-        let labels = || vec![Label::new("model", model.to_owned()), Label::new("version", version.to_string())];
+        let labels =
+            || vec![Label::new("model", model.to_owned()), Label::new("version", version.to_string())];
         let triton = self.triton.then(|| TritonCounters {
             success: self.counter(names::triton::SUCCESS, labels()),
             count: self.counter(names::triton::COUNT, labels()),
@@ -428,7 +432,7 @@ mod tests {
         m.batch_done(4, [Duration::from_millis(1)].into_iter(), stages);
         m.request_succeeded(Protocol::Oip, Duration::from_millis(5), stages);
         m.request_failed(Protocol::Oip, Duration::ZERO, ErrorKind::QueueFull);
-        telemetry.count_refused(None, ErrorKind::UnknownPath);
+        telemetry.count_error(None, ErrorKind::UnknownPath);
         let text = telemetry.render();
         for line in [
             r#"visord_inference_requests_total{model="m",version="3",protocol="oip_http",outcome="success"} 1"#,
@@ -445,7 +449,10 @@ mod tests {
         }
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
         assert_eq!(m.statistics.success.get(), (1, 5_000_000));
-        assert_eq!(m.statistics.batches(), [BatchStat { batch_size: 4, count: 1, infer_ns: 2_000_000, ..BatchStat::default() }]);
+        assert_eq!(
+            m.statistics.batches(),
+            [BatchStat { batch_size: 4, count: 1, infer_ns: 2_000_000, ..BatchStat::default() }]
+        );
     }
 
     #[test]

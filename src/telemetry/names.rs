@@ -5,7 +5,7 @@
 
 /// Requests answered, by `model`, `version`, `protocol` and `outcome` (`success` or an error's reason).
 pub const REQUESTS: &str = "visord_inference_requests_total";
-/// Requests refused before a model was known, by `protocol` and `reason`.
+/// Answers that are errors, whether a model was known or not, by `protocol` and `reason`.
 pub const REQUEST_ERRORS: &str = "visord_request_errors_total";
 /// Rows (images or batch rows of tensors) that an engine answered, by `model` and `version`.
 pub const INFERENCES: &str = "visord_inference_rows_total";
@@ -60,7 +60,7 @@ pub enum Kind {
 /// Name, kind and help of every metric of visord's own.
 pub const ALL: [(&str, Kind, &str); 21] = [
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
-    (REQUEST_ERRORS, Kind::Counter, "Requests refused before a model was known, by reason."),
+    (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
     (EXECUTIONS, Kind::Counter, "Batches run by the engine."),
     (REQUEST_SECONDS, Kind::Histogram, "From a request's arrival to its answer."),
@@ -84,7 +84,8 @@ pub const ALL: [(&str, Kind, &str); 21] = [
 
 /// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.
 pub const DURATION_BUCKETS: [f64; 18] = [
-    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+    0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 10.0,
 ];
 
 /// Bucket bounds of batch sizes, rows.

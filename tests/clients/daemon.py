@@ -21,6 +21,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENGINES = ROOT / "engines"
 GOLDEN = ROOT / "tests" / "golden"
+IMAGES = GOLDEN / "images"
 BIN = pathlib.Path(os.environ.get("VISORD_BIN", ROOT / "target" / "debug" / "visord"))
 
 MODEL = "ArcFace"
@@ -136,7 +137,7 @@ class Daemon:
 
 
 def golden(name):
-    return (GOLDEN / name).read_bytes()
+    return (IMAGES / name).read_bytes()
 
 
 def face():
@@ -145,18 +146,9 @@ def face():
 
 @functools.cache
 def embeddings():
-    """File name -> reference embedding, for the files that are there."""
-    table = json.loads((GOLDEN / "embeddings.json").read_text())
-    found = {}
-    for name, values in table.items():
-        if not isinstance(values, list) or len(values) != DIMENSIONS:
-            continue
-        files = [GOLDEN / name] if (GOLDEN / name).is_file() else sorted(GOLDEN.glob(f"**/{name}.*"))
-        files = [f for f in files if f.suffix not in (".npy", ".json", ".bin", ".txt", ".py")]
-        if files:
-            found[str(files[0].relative_to(GOLDEN))] = np.array(values, np.float32)
-    assert "face.jpg" in found, f"tests/golden/embeddings.json has no face.jpg; it has {sorted(table)}"
-    return found
+    """File name -> the embedding that OpenCV and ONNX Runtime give."""
+    rows = json.loads((GOLDEN / "embeddings.json").read_text())["rows"]
+    return {row["image"]: np.array(row["embedding"], np.float32) for row in rows}
 
 
 def preprocess(encoded):

@@ -76,7 +76,7 @@ TABLE = [
     ("less data than shape", V2, v2(shape=[2]), {}, 400, ["shape", "2"]),
     ("negative shape", V2, v2(shape=[-1]), {}, 400, ["shape", "-1"]),
     ("overflowing shape", V2, v2(shape=[2**62, 2**62]), {}, 400, ["shape"]),
-    ("wrong datatype", V2, v2(datatype="FP32"), {}, 400, ["bytes"]),
+    ("wrong datatype", V2, v2(datatype="FP32"), {}, 400, ["number"]),
     ("no such datatype", V2, v2(datatype="FLOAT"), {}, 400, ["float", "datatype"]),
     ("unknown input", V2, v2(name="picture"), {}, 400, ["picture"]),
     ("tensor shape", V2, v2(name="input", datatype="FP32", shape=[1, 3, 2, 2], data=[0.0] * 12), {}, 400, ["112"]),

@@ -30,7 +30,7 @@ def test_slow_body_gets_408():
 
 
 def test_slow_head_is_let_go():
-    with Daemon("--request-read-timeout-secs", "1") as daemon, connect(daemon) as slow:
+    with Daemon("--header-read-timeout-secs", "1") as daemon, connect(daemon) as slow:
         slow.sendall(b"POST /v2 HTTP/1.1\r\nHost: te")
         start = time.monotonic()
         answer = read_response(slow)

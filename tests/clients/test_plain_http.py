@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import requests
 
-from daemon import DIMENSIONS, GOLDEN, MODEL, assert_face, cosine, embeddings, face, golden, pictures, v1_array
+from daemon import DIMENSIONS, IMAGES, MODEL, assert_face, cosine, embeddings, face, golden, pictures, v1_array
 
 PATH = f"/v1/models/{MODEL}/infer"
 
@@ -109,7 +109,7 @@ def test_one_connection_serves_many_requests(plain):
 def test_the_readme_curl_line(plain):
     done = subprocess.run(
         ["curl", "--silent", "--data-binary", "@face.jpg", "-H", "Content-Type: image/jpeg", plain.url(PATH)],
-        cwd=GOLDEN, capture_output=True, text=True, check=True,
+        cwd=IMAGES, capture_output=True, text=True, check=True,
     )
     assert_face(v1_array(json.loads(done.stdout)))
 

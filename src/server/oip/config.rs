@@ -82,7 +82,12 @@ pub struct TensorConfig {
 
 impl From<&TensorSpec> for TensorConfig {
     fn from(spec: &TensorSpec) -> Self {
-        Self { name: spec.name.clone(), data_type: data_type(spec.datatype), dims: spec.shape.clone(), optional: false }
+        Self {
+            name: spec.name.clone(),
+            data_type: data_type(spec.datatype),
+            dims: spec.shape.clone(),
+            optional: false,
+        }
     }
 }
 

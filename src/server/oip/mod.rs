@@ -24,8 +24,8 @@ mod tests;
 
 pub use classification::{Classes, classify};
 pub use config::{
-    DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, Parameter, QueuePolicy, TensorConfig, VersionPolicy,
-    data_type,
+    DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, Parameter, QueuePolicy, TensorConfig,
+    VersionPolicy, data_type,
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use raw::RawRequest;

@@ -9,11 +9,7 @@ use crate::tensor::TensorSpec;
 ///
 /// Returns the rows of the batch: the first dimension, which all inputs share, or 1 where the model has none.
 /// **Errors:** `InvalidArgument` for a missing or unknown input, `WrongDatatype`, `WrongShape`.
-pub fn check_inputs(
-    inputs: &[InferInput],
-    specs: &[TensorSpec],
-    batched: bool,
-) -> Result<usize, InferError> {
+pub fn check_inputs(inputs: &[InferInput], specs: &[TensorSpec], batched: bool) -> Result<usize, InferError> {
     if let Some(input) = inputs.iter().find(|i| specs.iter().all(|s| s.name != i.name)) {
         return Err(unknown("input", &input.name, specs));
     }
@@ -57,7 +53,10 @@ fn check_input(input: &InferInput, spec: &TensorSpec, batched: bool) -> Result<(
         && wanted.iter().zip(&input.shape).all(|(&w, &g)| usize::try_from(w).map_or(true, |w| w == g));
     let row = if batched { input.shape.get(1..).unwrap_or_default() } else { &input.shape };
     if fits && row.contains(&0) {
-        let text = format!("input `{}`: every dimension of a row must be at least 1, got {:?}", spec.name, input.shape);
+        let text = format!(
+            "input `{}`: every dimension of a row must be at least 1, got {:?}",
+            spec.name, input.shape
+        );
         return Err(InferError::new(ErrorKind::WrongShape, text));
     }
     if fits {

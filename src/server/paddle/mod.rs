@@ -45,12 +45,8 @@ pub struct GatewayError {
     pub message: String,
 }
 
-/// Whether `name`, from the path or a gRPC request, is this service; without a name, any service is meant.
-///
-/// **Errors:** `UnknownModel` with PaddleServing's own sentence. It is an answer with HTTP 200.
-pub fn check_name(name: &str, service: &str) -> Result<(), InferError> {
-    if name.is_empty() || name == service {
-        return Ok(());
-    }
-    Err(InferError::new(ErrorKind::UnknownModel, "Failed to inference: Service name error."))
+/// What a request for a service that is not there gets.
+#[must_use]
+pub fn no_service() -> InferError {
+    InferError::new(ErrorKind::UnknownModel, "Failed to inference: Service name error.")
 }
