@@ -1,5 +1,7 @@
 //! What is wrong is said at once, before anything listens; what would be served is said on request.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use std::net::TcpListener;
@@ -32,6 +34,11 @@ fn all_mistakes_are_reported_together() {
         .model("c", "name = \"d\"\n[version_policy.specific]\nversions = [7]\n", &onnx::doubled(&[-1, 3]))
         .model("e", "max_batch_size = = 4\n", b"this is no network")
         .model("levels", "[image]\nscale = 0.5\n", &onnx::classifier(Pixels::Uint8, 1.0))
+        .model(
+            "crop",
+            "[image]\nresize = \"center_crop\"\ncrop_resize_shorter_side = 4\n",
+            &onnx::classifier(Pixels::Nchw, 1.0),
+        )
         .model("v2", "", &onnx::doubled(&[-1, 3]))
         .file("empty/model.toml", b"");
     // A port that the daemon would have to fail on if it tried to listen before it complains.
@@ -60,6 +67,7 @@ fn all_mistakes_are_reported_together() {
                 "e/model.toml: not valid TOML",
                 "e/1/model.onnx: is not an ONNX model",
                 "levels/model.toml: image.scale: must be left out: \"pixels\" is UINT8",
+                "crop/model.toml: image.crop_resize_shorter_side = 4: must be at least 8",
                 "v2: a model's name",
                 "empty: holds no version; add 1/model.onnx",
                 "command line: --max-inflight-bytes = 10: must be at least --max-body-bytes",

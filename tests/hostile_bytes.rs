@@ -1,5 +1,7 @@
 //! Random bytes at every endpoint over a real socket: whatever comes back, the daemon goes on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Readiness, and the way down: what is in flight is answered, what waits too, what comes is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use std::time::{Duration, Instant};

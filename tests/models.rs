@@ -1,5 +1,7 @@
 //! Any image-to-tensor or tensor-to-tensor ONNX model is served by adding a folder.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use common::onnx::{self, BIAS, Kind, Pixels, WEIGHTS};

@@ -1,5 +1,7 @@
 //! One image, every protocol and form of answer: the same floats, to the last bit.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use common::onnx::{self, Pixels};

@@ -1,5 +1,7 @@
 //! Numbered folders: which of them are served, and which of them answers.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use common::onnx::{self, Graph, Kind};

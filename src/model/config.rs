@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::onnx::{BatchDimension, OnnxInfo};
-use crate::image::{ColorOrder, Layout, PreprocessConfig, ResizeRule};
+use crate::image::{ColorOrder, Layout, Preprocess, PreprocessConfig, PreprocessError, ResizeRule};
 use crate::problems::{Problems, Section};
 use crate::tensor::{Datatype, TensorSpec};
 
@@ -607,16 +607,24 @@ fn resolve_image(
     let height = side("image.height", section.height, h);
     let width = side("image.width", section.width, w);
     let (height, width) = (height?, width?);
-    Some(ImageInput {
-        name: section.name.clone().unwrap_or_else(|| "image".into()),
-        preprocess: PreprocessConfig {
-            width,
-            height,
-            layout: found,
-            color_order: section.color_order.unwrap_or(ColorOrder::Rgb),
-            mean: section.mean.unwrap_or([0.0; 3]),
-            scale: section.scale.unwrap_or([1.0 / 255.0; 3]),
-            resize: section.resize.unwrap_or(ResizeRule::Stretch),
-        },
-    })
+    let preprocess = PreprocessConfig {
+        width,
+        height,
+        layout: found,
+        color_order: section.color_order.unwrap_or(ColorOrder::Rgb),
+        mean: section.mean.unwrap_or([0.0; 3]),
+        scale: section.scale.unwrap_or([1.0 / 255.0; 3]),
+        resize: section.resize.unwrap_or(ResizeRule::Stretch),
+    };
+    match Preprocess::new(preprocess.clone()) {
+        Ok(_) => {}
+        Err(PreprocessError::Crop { shorter, .. }) => {
+            let allowed = format!("must be at least {}, the larger side of the input", width.max(height));
+            problems.add(source, "image.crop_resize_shorter_side", shorter, allowed);
+        }
+        Err(e @ (PreprocessError::Side { .. } | PreprocessError::NotFinite { .. })) => {
+            problems.add(source, "image", "", e);
+        }
+    }
+    Some(ImageInput { name: section.name.clone().unwrap_or_else(|| "image".into()), preprocess })
 }

@@ -394,15 +394,13 @@ fn a_model_loads_when_every_instance_is_built_and_warm() {
     assert_eq!(load(one, false, run), (None, vec![vec![0], vec![0; 4]]));
     let (error, warm) = load(&format!("{one}[model_warmup]\ncount = 2\nbatch_size = [3]\n"), false, run);
     assert_eq!((error, warm), (None, vec![vec![0; 3]; 2]));
-    let refusals: [(bool, fn() -> Verdict, &str); 3] = [
-        (true, run, "broken"),
-        (false, || Verdict::Fail("no memory"), "warm-up: test: run failed: no memory"),
-        (false, || Verdict::Panic("fault"), "panicked: fault"),
-    ];
-    for (broken, verdict, want) in refusals {
+    let refuses = |broken: bool, verdict: fn() -> Verdict, want: &str| {
         let (error, _) = load("[[instance_group]]\ncount = 2\n", broken, verdict);
         assert!(error.as_ref().is_some_and(|e| e.contains(want)), "{error:?}: {want}");
-    }
+    };
+    refuses(true, run, "broken");
+    refuses(false, || Verdict::Fail("no memory"), "warm-up: test: run failed: no memory");
+    refuses(false, || Verdict::Panic("fault"), "panicked: fault");
 }
 
 #[test]
