@@ -36,6 +36,10 @@ build: preflight ## Builds the daemon, optimised
 	@echo "==> cargo build --release (a few minutes the first time)"
 	@cargo build --release --locked
 
+.PHONY: openvino
+openvino: ## Fetches OpenVINO's libraries for the CPU, and prints their folder
+	@scripts/openvino "$(TARGET)"
+
 .PHONY: run
 run: build ## Serves engines/ in the foreground (HOST=127.0.0.1 PORT=8000 ARGS="--backend rten")
 	@scripts/serve "$(TARGET)/release/visord" "$(HOST)" "$(PORT)" $(ARGS)

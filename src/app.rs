@@ -20,6 +20,9 @@ use crate::telemetry::metrics::Telemetry;
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Least time for the batches in hand, once connections are done or cut.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
 /// Why the server could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -140,8 +143,10 @@ impl App {
         self.upkeep.abort();
         let served = self.state.registry.served();
         let stopped = tokio::task::spawn_blocking(move || served.iter().for_each(|s| s.stop()));
-        if stopped.await.is_err() {
-            tracing::error!("an instance could not be stopped");
+        // Batches in hand get a moment even where the time is up; one that hangs must not hang the exit.
+        let deadline = deadline.max(tokio::time::Instant::now() + STOP_GRACE);
+        if !matches!(tokio::time::timeout_at(deadline, stopped).await, Ok(Ok(()))) {
+            tracing::error!("an instance did not stop within --exit-timeout-secs; it is left behind");
         }
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "stopped");
     }
@@ -162,7 +167,6 @@ fn load(state: &ServerState, config: &Config) -> Result<(), AppError> {
     for model in &config.models {
         load_model(state, config, model, &backends, &mut warned)?;
     }
-    state.telemetry.ready.set(1.0);
     tracing::info!(models = config.models.len(), seconds = start.elapsed().as_secs_f64(), "ready");
     Ok(())
 }
@@ -210,7 +214,7 @@ fn load_model(
             device = info.device,
             precision = info.precision.name(),
             instances = info.instances,
-            max_batch_size = info.max_batch_size,
+            largest_batch = info.max_batch_size,
             seconds = start.elapsed().as_secs_f64(),
             "model loaded"
         );

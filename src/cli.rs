@@ -45,6 +45,7 @@ pub enum PaddleErrNo {
 
 /// Flags of `serve` and `check`.
 #[derive(Debug, Clone, Args)]
+#[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
 pub struct ServeArgs {
     /// TOML file with defaults for these flags, e.g. `http_port = 80` [default: none]
     #[arg(long, env = "VISORD_CONFIG", value_name = "FILE")]
@@ -101,7 +102,7 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub max_image_pixels: u64,
 
-    /// Images in one multipart or PaddleServing request
+    /// Parts of one multipart request, and keys of one PaddleServing request
     #[arg(long, env = "VISORD_MAX_IMAGES_PER_REQUEST", value_name = "COUNT", default_value_t = 1024,
           value_parser = clap::value_parser!(u64).range(1..=65_536))]
     pub max_images_per_request: u64,
@@ -190,15 +191,23 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
             Value::Integer(_) | Value::Boolean(_) => Some(value.to_string()),
             Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
-        match text {
-            Some(text) if known => defaults.push((key.clone(), text)),
-            Some(_) => problems.add(
-                file.display(),
-                key,
-                value,
-                "unknown key; `visord serve --help` lists the flags, with - for _",
-            ),
-            None => problems.add(file.display(), key, "", "must be a string, an integer, true or false"),
+        let Some(text) = text else {
+            problems.add(file.display(), key, "", "must be a string, an integer, true or false");
+            continue;
+        };
+        if !known {
+            let allowed = "unknown key; `visord serve --help` lists the flags, with - for _";
+            problems.add(file.display(), key, value, allowed);
+            continue;
+        }
+        // Each value is tried by itself, so that all mistakes are found, and found in the file.
+        let flag = format!("--{}={text}", key.replace('_', "-"));
+        match Cli::try_parse_from(["visord", "serve", &flag]) {
+            Ok(_) => defaults.push((key.clone(), text)),
+            Err(e) => {
+                let first = e.to_string().lines().next().unwrap_or_default().replace("error: ", "");
+                problems.add(file.display(), key, value, first);
+            }
         }
     }
     defaults
@@ -235,10 +244,11 @@ mod tests {
     fn a_file_with_unknown_keys_is_a_problem_each() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("visord.toml");
-        std::fs::write(&file, "port = 80\nhttp_port = [1]\n").unwrap();
+        std::fs::write(&file, "port = 80\nhttp_port = [1]\nmetrics_port = 99999\nbackend = \"cuda\"\n")
+            .unwrap();
         let (_, problems) = run(&["check", "--config", file.to_str().unwrap()]);
         let keys: Vec<&str> = problems.0.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["http_port", "port"]);
+        assert_eq!(keys, ["backend", "http_port", "metrics_port", "port"]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The `visord` binary: parse, build, run, exit.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use visord::app::{App, AppError};
 use visord::backend::select::Backends;
 use visord::cli::{self, Command, ServeArgs};
 use visord::config::Config;
+use visord::model::spec::ModelSpec;
 use visord::problems::Problems;
 use visord::telemetry::logging;
 
@@ -45,53 +47,54 @@ fn check(config: Config) -> ExitCode {
     let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
+    let mut notes = BTreeSet::new();
     let mut failed = false;
     for model in &config.models {
-        let backend = match backends.choose(model.config.backend) {
-            Ok(chosen) => {
-                for better in &chosen.passed_over {
-                    println!("note     {better}");
-                }
-                format!(
-                    "{} {} on {}",
-                    chosen.backend.name(),
-                    chosen.backend.version(),
-                    chosen.backend.device()
-                )
-            }
-            Err(e) => {
-                failed = true;
-                format!("NONE: {e}")
-            }
-        };
         for version in &model.versions {
             let spec = &version.spec;
+            let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+            let usable = chosen.and_then(|chosen| {
+                notes.extend(chosen.passed_over);
+                let backend = chosen.backend;
+                backend.check(spec).map_err(|e| e.to_string())?;
+                Ok(format!("{} {} on {}", backend.name(), backend.version(), backend.device()))
+            });
+            failed |= usable.is_err();
+            let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
             println!("model    {} version {}: {backend}", model.config.name, version.version);
-            println!(
-                "         file {}, precision {}, max_batch_size {}",
-                spec.path.display(),
-                spec.precision.name(),
-                spec.max_batch_size
-            );
-            if let Some(image) = &spec.image {
-                let p = &image.preprocess;
-                println!(
-                    "         input \"{}\" encoded images -> {}x{} {:?} {:?}",
-                    image.name, p.width, p.height, p.layout, p.color_order
-                );
-            }
-            for input in &spec.inputs {
-                println!("         input \"{}\" {} {:?}", input.name, input.datatype, input.shape);
-            }
-            for output in &spec.outputs {
-                println!(
-                    "         output \"{}\" {} {:?}",
-                    output.tensor.name, output.tensor.datatype, output.tensor.shape
-                );
-            }
+            describe(spec);
         }
     }
+    for note in notes {
+        println!("note     {note}");
+    }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn describe(spec: &ModelSpec) {
+    let (path, precision) = (spec.path.display(), spec.precision.name());
+    println!("         file {path}, precision {precision}, max_batch_size {}", spec.max_batch_size);
+    if let Some(image) = &spec.image {
+        let p = &image.preprocess;
+        println!(
+            "         input \"{}\" BYTES: encoded images, {:?} to {}x{},",
+            image.name, p.resize, p.width, p.height
+        );
+        println!(
+            "               {} {}, mean {:?}, scale {:?}",
+            p.color_order.name(),
+            p.layout.name(),
+            p.mean,
+            p.scale
+        );
+    }
+    for input in &spec.inputs {
+        println!("         input \"{}\" {} {:?}", input.name, input.datatype, input.shape);
+    }
+    for output in &spec.outputs {
+        let tensor = &output.tensor;
+        println!("         output \"{}\" {} {:?}", tensor.name, tensor.datatype, tensor.shape);
+    }
 }
 
 fn serve(config: Config) -> ExitCode {

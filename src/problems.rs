@@ -79,7 +79,8 @@ pub struct Section<'a> {
     source: String,
     prefix: String,
     table: &'a Table,
-    seen: BTreeSet<&'a str>,
+    /// Every key that was asked for, there or not.
+    known: BTreeSet<String>,
     problems: &'a mut Problems,
 }
 
@@ -92,21 +93,26 @@ impl<'a> Section<'a> {
             source: source.display().to_string(),
             prefix: String::new(),
             table,
-            seen: BTreeSet::new(),
+            known: BTreeSet::new(),
             problems,
         }
     }
 
     fn take(&mut self, key: &str) -> Option<&'a Value> {
-        let (key, value) = self.table.get_key_value(key)?;
-        self.seen.insert(key);
-        Some(value)
+        self.known.insert(key.to_owned());
+        self.table.get(key)
     }
 
     /// Reports `key`.
     pub fn problem(&mut self, key: &str, value: impl fmt::Display, allowed: impl fmt::Display) {
         let key = format!("{}{key}", self.prefix);
+        let key = key.trim_end_matches('.').to_owned();
         self.problems.add(self.source.clone(), &key, value, allowed);
+    }
+
+    /// Whether the table says anything at all.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
     }
 
     /// Whether the key is there at all.
@@ -238,7 +244,7 @@ impl<'a> Section<'a> {
             source: self.source.clone(),
             prefix,
             table,
-            seen: BTreeSet::new(),
+            known: BTreeSet::new(),
             problems: self.problems,
         };
         let result = read(&mut section);
@@ -249,12 +255,12 @@ impl<'a> Section<'a> {
     /// Reports the keys that nobody asked for; nested sections do this by themselves.
     pub fn finish(&mut self) {
         for (key, value) in self.table {
-            if !self.seen.contains(key.as_str()) {
+            if !self.known.contains(key.as_str()) {
                 let shown =
                     if value.is_table() || value.is_array() { String::new() } else { value.to_string() };
-                let known = self.seen.iter().copied().collect::<Vec<_>>().join(", ");
-                let hint = if known.is_empty() { String::new() } else { format!(" (set here: {known})") };
-                self.problem(key, shown, format!("unknown key{hint}; see docs/configuration.md"));
+                let known = self.known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let known = if known.is_empty() { "none".to_owned() } else { known };
+                self.problem(key, shown, format!("unknown key; the keys here are: {known}"));
             }
         }
     }
@@ -287,7 +293,7 @@ mod tests {
                 "m.toml: c = [1, \"2\"]: must be a list of integers from 0 to 9",
                 "m.toml: e.f = 3: must be a string",
                 "m.toml: g[1].h = 4: must be true or false",
-                "m.toml: d = 1: unknown key (set here: a, b, c, e, g); see docs/configuration.md",
+                "m.toml: d = 1: unknown key; the keys here are: a, b, c, e, g",
             ]
         );
     }

@@ -36,7 +36,7 @@ fn all_mistakes_are_reported_together() {
         .model("levels", "[image]\nscale = 0.5\n", &onnx::classifier(Pixels::Uint8, 1.0))
         .model(
             "crop",
-            "[image]\nresize = \"center_crop\"\ncrop_resize_shorter_side = 4\n",
+            "[image]\nresize = \"center_crop\"\nresize_shorter_side = 4\n",
             &onnx::classifier(Pixels::Nchw, 1.0),
         )
         .model("v2", "", &onnx::doubled(&[-1, 3]))
@@ -54,21 +54,21 @@ fn all_mistakes_are_reported_together() {
             &[
                 "a/model.toml: max_batch_size = 5000: must be an integer from 0 to 4096",
                 "a/model.toml: backend = \"cuda\": must be one of \"auto\", \"tensorrt\", \"openvino\", \"rten\"",
-                "a/model.toml: surprise = 1: unknown key",
+                "a/model.toml: surprise = 1: unknown key; the keys here are: backend, ",
                 "a/model.toml: image.width = 9: must be 8",
                 "a/model.toml: image.mean = [1, 2]: must be a number or a list of 3 numbers",
                 "a/model.toml: dynamic_batching.max_queue_size = 0: must be an integer from 1 to 1000000",
                 "a/model.toml: dynamic_batching.preferred_batch_size = \"four\": must be a list of integers from 1 to 4096",
                 "a/model.toml: instance_group[0].count = -1: must be an integer from 1 to 1024",
                 "b/model.toml: max_batch_size = 4: must be 0 (no batching) or left out: the first dimension of",
-                "b/model.toml: output.name = nothing: must be one of the outputs",
+                "b/model.toml: output.name = \"nothing\": must be one of the outputs",
                 "c/model.toml: name = \"d\": must be the folder's name, \"c\"",
                 "c/model.toml: version_policy.specific.versions = 7: has no folder",
                 "e/model.toml: not valid TOML",
                 "e/1/model.onnx: is not an ONNX model",
-                "levels/model.toml: image.scale: must be left out: \"pixels\" is UINT8",
-                "crop/model.toml: image.crop_resize_shorter_side = 4: must be at least 8",
-                "v2: a model's name",
+                "levels/model.toml: image.mean: mean and scale are for FP32 inputs",
+                "crop/model.toml: image: resize_shorter_side 4 is less than the larger side of the 8x8 input",
+                "v2: the folder's name must be made of",
                 "empty: holds no version; add 1/model.onnx",
                 "command line: --max-inflight-bytes = 10: must be at least --max-body-bytes",
                 "command line: --metrics-port = ",
@@ -129,7 +129,8 @@ fn check_says_what_would_be_served_where_and_with_which_backend() {
             "[::1]:8002",
             "animals version 1: rten 0.27 on CPU",
             "precision fp32, max_batch_size 6",
-            "input \"image\" encoded images -> 8x8 Nhwc Bgr",
+            "input \"image\" BYTES: encoded images, Stretch to 8x8",
+            "BGR NHWC, mean [0.0, 0.0, 0.0]",
             "input \"pixels\" FP32 [8, 8, 3]",
             "output \"logits\" FP32 [4]",
             "add version 1",
@@ -184,7 +185,7 @@ fn auto_falls_back_with_one_warning() {
     says(
         &check,
         Some(1),
-        &["note     openvino cannot be used", "c version 1: NONE: tensorrt cannot be used"],
+        &["note     openvino cannot be used", "c version 1: NOT SERVED: tensorrt cannot be used"],
     );
 }
 

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::{BackendError, Executed, Instance, OutputBuffer, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::{Decoder, Limits, Preprocess};
-use crate::model::config::ModelSpec;
+use crate::model::spec::ModelSpec;
 use crate::tensor::{Datatype, Tensor, TensorSpec};
 
 /// An engine that reads its inputs from host memory.

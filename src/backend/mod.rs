@@ -17,7 +17,8 @@ use smallvec::SmallVec;
 
 use crate::error::InferError;
 use crate::image::Limits;
-use crate::model::config::{ModelSpec, Precision};
+use crate::model::config::Precision;
+use crate::model::spec::ModelSpec;
 use crate::tensor::{Datatype, Tensor};
 
 /// One row of a batch, as a client sent it.
@@ -83,6 +84,13 @@ pub trait Backend: Send + Sync {
 
     /// The device that it runs on, in words.
     fn device(&self) -> String;
+
+    /// Whether the model asks for something that this engine does not have; cheap, and the first step of
+    /// [`load`](Self::load).
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] with what it lacks.
+    fn check(&self, spec: &ModelSpec) -> Result<(), BackendError>;
 
     /// Loads and compiles a model; blocking, seconds for a large one.
     ///

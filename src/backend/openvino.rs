@@ -8,11 +8,12 @@ use openvino::{CompiledModel, Core, DeviceType, ElementType, InferRequest, RwPro
 use super::host::{HostEngine, HostInstance};
 use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
 use crate::image::Limits;
-use crate::model::config::{ModelSpec, Precision};
+use crate::model::config::Precision;
+use crate::model::spec::ModelSpec;
 use crate::tensor::Datatype;
 
 const NAME: &str = "openvino";
-const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino`, or its package) and name the folder with \
+const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino` in a checkout, or its package) and name the folder with \
                    libopenvino_c.so in --openvino-dir or VISORD_OPENVINO_DIR";
 /// Input tensors that an instance keeps, one for each shape it has seen lately.
 const KEPT_SHAPES: usize = 64;
@@ -96,25 +97,28 @@ impl Backend for OpenVino {
         self.device.clone()
     }
 
+    fn check(&self, spec: &ModelSpec) -> Result<(), BackendError> {
+        if spec.precision == Precision::Bf16 && !cpu_has_bf16() {
+            let why = "precision = \"bf16\" needs a CPU with AVX512_BF16, AMX or Arm's BF16; use fp32";
+            return Err(refuse(spec, why));
+        }
+        Ok(())
+    }
+
     fn load(
         &self,
         spec: &ModelSpec,
         plan: InstancePlan,
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
-        let refuse =
-            |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
-        if spec.precision == Precision::Bf16 && !cpu_has_bf16() {
-            return Err(refuse(
-                "precision = \"bf16\" needs a CPU with AVX512_BF16 or AMX; use fp32".to_owned(),
-            ));
-        }
-        let compiled = self.compile(spec, plan).map_err(|e| refuse(e.to_string()))?;
-        let count = compiled.get_input_size().map_err(|e| refuse(e.to_string()))?;
+        self.check(spec)?;
+        let refuse = |e: openvino::InferenceError| refuse(spec, e);
+        let compiled = self.compile(spec, plan).map_err(refuse)?;
+        let count = compiled.get_input_size().map_err(refuse)?;
         let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| {
             compiled.get_input_by_index(i)?.get_name()
         });
-        let count = compiled.get_output_size().map_err(|e| refuse(e.to_string()))?;
+        let count = compiled.get_output_size().map_err(refuse)?;
         let outputs = order(count, spec.outputs.iter().map(|o| o.tensor.name.as_str()), |i| {
             compiled.get_output_by_index(i)?.get_name()
         });
@@ -126,6 +130,10 @@ impl Backend for OpenVino {
             limits,
         }))
     }
+}
+
+fn refuse(spec: &ModelSpec, why: impl ToString) -> BackendError {
+    BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why: why.to_string() }
 }
 
 /// OpenVINO's index of each of our tensors. A tensor that it knows under another name (an alias of the same

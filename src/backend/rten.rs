@@ -9,7 +9,8 @@ use super::host::{HostEngine, HostInstance};
 use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
-use crate::model::config::{ModelSpec, Precision};
+use crate::model::config::Precision;
+use crate::model::spec::ModelSpec;
 use crate::tensor::Datatype;
 
 const NAME: &str = "rten";
@@ -31,34 +32,34 @@ impl Backend for Rten {
         "CPU".to_owned()
     }
 
+    fn check(&self, spec: &ModelSpec) -> Result<(), BackendError> {
+        for tensor in spec.inputs.iter().chain(spec.outputs.iter().map(|o| &o.tensor)) {
+            if element(tensor.datatype).is_none() {
+                let why = format!("\"{}\" is {}, which rten does not have", tensor.name, tensor.datatype);
+                return Err(refuse(spec, why));
+            }
+        }
+        if spec.precision != Precision::Fp32 {
+            let why =
+                format!("precision = \"{}\" needs OpenVINO; rten computes in fp32", spec.precision.name());
+            return Err(refuse(spec, why));
+        }
+        Ok(())
+    }
+
     fn load(
         &self,
         spec: &ModelSpec,
         plan: InstancePlan,
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
-        let refuse =
-            |why: String| BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why };
-        for tensor in spec.inputs.iter().chain(spec.outputs.iter().map(|o| &o.tensor)) {
-            if element(tensor.datatype).is_none() {
-                return Err(refuse(format!(
-                    "\"{}\" is {}, which rten does not have",
-                    tensor.name, tensor.datatype
-                )));
-            }
-        }
-        if spec.precision != Precision::Fp32 {
-            return Err(refuse(format!(
-                "precision = \"{}\" needs OpenVINO; rten computes in fp32",
-                spec.precision.name()
-            )));
-        }
+        self.check(spec)?;
         // Packing the weights once makes each run 8 % faster on the shipped model and costs its size again.
         let model = ModelOptions::with_all_ops()
             .prepack_weights(true)
             .load_file(&spec.path)
-            .map_err(|e| refuse(e.to_string()))?;
-        let id = |name: &str| model.node_id(name).map_err(|e| refuse(e.to_string()));
+            .map_err(|e| refuse(spec, e.to_string()))?;
+        let id = |name: &str| model.node_id(name).map_err(|e| refuse(spec, e.to_string()));
         let inputs = spec.inputs.iter().map(|t| id(&t.name)).collect::<Result<Vec<_>, _>>()?;
         let outputs = spec.outputs.iter().map(|o| id(&o.tensor.name)).collect::<Result<Vec<_>, _>>()?;
         Ok(Arc::new(RtenModel {
@@ -70,6 +71,10 @@ impl Backend for Rten {
             limits,
         }))
     }
+}
+
+fn refuse(spec: &ModelSpec, why: String) -> BackendError {
+    BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why }
 }
 
 /// The element type in which rten holds a datatype.

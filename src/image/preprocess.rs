@@ -1,38 +1,53 @@
 //! [`Preprocess`]: decoded pixels to a model's input tensor, resized, normalised and laid out in one pass over
 //! the output. `resize` has the arithmetic.
 
-use serde::{Deserialize, Serialize};
-
 use super::resize::{Axis, Resizer};
 use super::{Orientation, Rgb8View};
 
 /// Order of the dimensions of a model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
     /// `[channel, height, width]` in an image.
     #[default]
-    #[serde(rename = "NCHW")]
     Nchw,
     /// `[height, width, channel]` in an image.
-    #[serde(rename = "NHWC")]
     Nhwc,
 }
 
 /// Order of the channels of a model's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ColorOrder {
     /// Red, green, blue.
     #[default]
-    #[serde(rename = "RGB")]
     Rgb,
     /// Blue, green, red: what OpenCV pipelines feed where they do not convert.
-    #[serde(rename = "BGR")]
     Bgr,
 }
 
+impl Layout {
+    /// The word in `model.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nchw => "NCHW",
+            Self::Nhwc => "NHWC",
+        }
+    }
+}
+
+impl ColorOrder {
+    /// The word in `model.toml`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rgb => "RGB",
+            Self::Bgr => "BGR",
+        }
+    }
+}
+
 /// How an image of another shape than the model's is fitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ResizeRule {
     /// Each side is resized for itself: `cv2.resize(image, (width, height))`.
     #[default]
@@ -53,31 +68,26 @@ pub enum ResizeRule {
     CenterCrop {
         /// Pixels of the shorter side before the cut. Without it, the image is resized to just cover the
         /// model's input: by `max(width / w, height / h)`.
-        #[serde(default)]
         resize_shorter_side: Option<u32>,
     },
 }
 
 /// What a model's image input looks like, as `model.toml` says it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PreprocessConfig {
     /// Pixels in a row of the input.
     pub width: u32,
     /// Rows of the input.
     pub height: u32,
     /// Order of the dimensions. Default `NCHW`.
-    #[serde(default)]
     pub layout: Layout,
     /// Order of the channels. Default `RGB`.
-    #[serde(default)]
     pub color_order: ColorOrder,
     /// Level that becomes 0, for each channel of the input in its order.
     pub mean: [f32; 3],
     /// Factor after that: `value = (level - mean) * scale`, with levels from 0 to 255.
     pub scale: [f32; 3],
     /// How other shapes are fitted. Default `stretch`.
-    #[serde(default)]
     pub resize: ResizeRule,
 }
 
@@ -399,33 +409,5 @@ mod tests {
             assert!(error.contains(text), "{error}");
         }
         assert!(Preprocess::new(good).is_ok());
-    }
-
-    #[test]
-    fn configuration_is_read_from_toml() {
-        let read = |resize: &str| {
-            let text = format!(
-                "width = 112\nheight = 96\nlayout = 'NHWC'\ncolor_order = 'BGR'\n\
-                 mean = [127.5, 127.5, 127.5]\nscale = [0.0078125, 0.0078125, 0.0078125]\n{resize}"
-            );
-            toml::from_str::<PreprocessConfig>(&text)
-        };
-        for (text, expected) in [
-            ("", ResizeRule::Stretch),
-            ("resize = 'stretch'", ResizeRule::Stretch),
-            ("resize = { letterbox = { fill = [114, 114, 114] } }", ResizeRule::Letterbox { fill: [114; 3] }),
-            ("[resize.center_crop]", ResizeRule::CenterCrop { resize_shorter_side: None }),
-            (
-                "resize.center_crop.resize_shorter_side = 256",
-                ResizeRule::CenterCrop { resize_shorter_side: Some(256) },
-            ),
-        ] {
-            let config = read(text).unwrap_or_else(|e| panic!("{text}: {e}"));
-            assert_eq!(config.resize, expected, "{text}");
-            assert_eq!((config.layout, config.color_order), (Layout::Nhwc, ColorOrder::Bgr), "{text}");
-        }
-        for text in ["resize = 'squash'", "resise = 'stretch'"] {
-            assert!(read(text).is_err(), "{text}");
-        }
     }
 }

@@ -1,15 +1,11 @@
-//! `model.toml`: what a model's folder says of how it is to be served, in Triton's words.
-//!
-//! [`ModelConfig`] is the file, checked key by key; [`ModelSpec`] is the file together with one version's ONNX
-//! signature, checked against each other, with every default filled in.
+//! `model.toml`: what a model's folder says of how it is to be served, in Triton's words, checked key by key.
+//! [`super::spec`] holds it against the ONNX file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::onnx::{BatchDimension, OnnxInfo};
-use crate::image::{ColorOrder, Layout, Preprocess, PreprocessConfig, PreprocessError, ResizeRule};
+use crate::image::{ColorOrder, Layout, ResizeRule};
 use crate::problems::{Problems, Section};
-use crate::tensor::{Datatype, TensorSpec};
 
 /// Which backend is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -131,17 +127,19 @@ pub struct OutputConfig {
 
 /// `[image]`, as far as the file says.
 #[derive(Debug, Clone, Default)]
-struct ImageSection {
-    enabled: Option<bool>,
-    input: Option<String>,
-    name: Option<String>,
-    width: Option<u32>,
-    height: Option<u32>,
-    layout: Option<Layout>,
-    color_order: Option<ColorOrder>,
-    mean: Option<[f32; 3]>,
-    scale: Option<[f32; 3]>,
-    resize: Option<ResizeRule>,
+pub(super) struct ImageSection {
+    /// The file has the table with something in it, and does not switch images off.
+    pub asked: bool,
+    pub enabled: Option<bool>,
+    pub input: Option<String>,
+    pub name: Option<String>,
+    pub width: Option<u32>,
+    pub height: Option<u32>,
+    pub layout: Option<Layout>,
+    pub color_order: Option<ColorOrder>,
+    pub mean: Option<[f32; 3]>,
+    pub scale: Option<[f32; 3]>,
+    pub resize: Option<ResizeRule>,
 }
 
 /// `model.toml`, checked by itself.
@@ -155,8 +153,8 @@ pub struct ModelConfig {
     pub backend: BackendChoice,
     /// Arithmetic.
     pub precision: Precision,
-    max_batch_size: Option<usize>,
-    image: ImageSection,
+    pub(super) max_batch_size: Option<usize>,
+    pub(super) image: ImageSection,
     /// `[[output]]` tables.
     pub outputs: Vec<OutputConfig>,
     /// Queueing and batching.
@@ -211,13 +209,24 @@ impl ModelConfig {
                 threads: g.integer("threads", 1..=1024).map_or(1, |v| v as usize),
             }
         });
+        if instance_group.windows(2).any(|g| g[0].threads != g[1].threads) {
+            s.problem(
+                "instance_group",
+                "",
+                "must have the same threads in every group: one engine divides the cores",
+            );
+        }
         let model_warmup = s.section("model_warmup", |w| ModelWarmup {
             count: w.integer("count", 0..=1000).map_or(1, |v| v as usize),
             batch_size: usizes(w.integers("batch_size", 1..=MAX_BATCH_SIZE)),
         });
         let version_policy = s.section("version_policy", read_policy);
         let (paddle_service, paddle_keys) = s.section("paddle_serving", |p| {
-            (p.string("service").unwrap_or(name).to_owned(), p.string_map("fetch"))
+            let service = p.string("service").unwrap_or(name).to_owned();
+            if !super::repository::is_name(&service) {
+                p.problem("service", format!("\"{service}\""), super::repository::NAME_RULE);
+            }
+            (service, p.string_map("fetch"))
         });
         s.finish();
         Self {
@@ -253,29 +262,42 @@ fn usizes(list: Option<Vec<u64>>) -> Vec<usize> {
 }
 
 fn read_image(s: &mut Section<'_>) -> ImageSection {
-    let fill = s.triple("letterbox_fill").unwrap_or([0.0; 3]);
-    if fill.iter().any(|v| !(0.0..=255.0).contains(v)) {
-        s.problem("letterbox_fill", format!("{fill:?}"), "must be levels from 0 to 255");
+    let fill = s.triple("letterbox_fill");
+    if fill.is_some_and(|f| f.iter().any(|v| !(0.0..=255.0).contains(v) || v.fract() != 0.0)) {
+        s.problem(
+            "letterbox_fill",
+            format!("{:?}", fill.unwrap_or_default()),
+            "must be whole levels from 0 to 255",
+        );
     }
-    let crop = s.integer("crop_resize_shorter_side", 1..=16384).map(|v| v as u32);
+    let crop = s.integer("resize_shorter_side", 1..=16384).map(|v| v as u32);
+    let enabled = s.boolean("enabled");
+    let resize = s.choice(
+        "resize",
+        &[
+            ("stretch", ResizeRule::Stretch),
+            ("letterbox", ResizeRule::Letterbox { fill: fill.unwrap_or_default().map(|v| v as u8) }),
+            ("center_crop", ResizeRule::CenterCrop { resize_shorter_side: crop }),
+        ],
+    );
+    if fill.is_some() && !matches!(resize, Some(ResizeRule::Letterbox { .. })) {
+        s.problem("letterbox_fill", "", "belongs to resize = \"letterbox\"");
+    }
+    if crop.is_some() && !matches!(resize, Some(ResizeRule::CenterCrop { .. })) {
+        s.problem("resize_shorter_side", "", "belongs to resize = \"center_crop\"");
+    }
     ImageSection {
-        enabled: s.boolean("enabled"),
+        asked: !s.is_empty() && enabled != Some(false),
+        enabled,
         input: s.string("input").map(str::to_owned),
         name: s.string("name").map(str::to_owned),
         width: s.integer("width", 1..=16384).map(|v| v as u32),
         height: s.integer("height", 1..=16384).map(|v| v as u32),
-        layout: s.choice("layout", &[("NCHW", Layout::Nchw), ("NHWC", Layout::Nhwc)]),
-        color_order: s.choice("color_order", &[("RGB", ColorOrder::Rgb), ("BGR", ColorOrder::Bgr)]),
+        layout: s.choice("layout", &[Layout::Nchw, Layout::Nhwc].map(|l| (l.name(), l))),
+        color_order: s.choice("color_order", &[ColorOrder::Rgb, ColorOrder::Bgr].map(|c| (c.name(), c))),
         mean: s.triple("mean"),
         scale: s.triple("scale"),
-        resize: s.choice(
-            "resize",
-            &[
-                ("stretch", ResizeRule::Stretch),
-                ("letterbox", ResizeRule::Letterbox { fill: fill.map(|v| v as u8) }),
-                ("center_crop", ResizeRule::CenterCrop { resize_shorter_side: crop }),
-            ],
-        ),
+        resize,
     }
 }
 
@@ -345,286 +367,4 @@ fn read_policy(s: &mut Section<'_>) -> VersionPolicy {
         }
         _ => VersionPolicy::Latest(latest),
     }
-}
-
-/// How encoded images become the model's input.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageInput {
-    /// The BYTES input under which the Open Inference Protocol takes images.
-    pub name: String,
-    /// Size, layout and arithmetic.
-    pub preprocess: PreprocessConfig,
-}
-
-/// An output as it leaves: the ONNX signature and what is done to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OutputSpec {
-    /// Name, datatype and shape without the batch dimension.
-    pub tensor: TensorSpec,
-    /// Softmax along the last dimension.
-    pub softmax: bool,
-    /// Normalisation of each row.
-    pub normalize: Normalize,
-    /// Labels for the classification extension, by index.
-    pub labels: Vec<String>,
-}
-
-/// One version of a model, with every question answered.
-#[derive(Debug, Clone)]
-pub struct ModelSpec {
-    /// Its `model.onnx`.
-    pub path: PathBuf,
-    /// Rows a batch may hold; 0 means that the model has no batch dimension and each request runs alone.
-    pub max_batch_size: usize,
-    /// Inputs; shapes without the batch dimension where there is one.
-    pub inputs: Vec<TensorSpec>,
-    /// Outputs; likewise.
-    pub outputs: Vec<OutputSpec>,
-    /// Set where the model takes images.
-    pub image: Option<ImageInput>,
-    /// Arithmetic.
-    pub precision: Precision,
-}
-
-impl ModelSpec {
-    /// Whether requests have a batch dimension.
-    #[must_use]
-    pub fn batched(&self) -> bool {
-        self.max_batch_size > 0
-    }
-
-    /// Rows that one execution may hold.
-    #[must_use]
-    pub fn rows_per_batch(&self) -> usize {
-        self.max_batch_size.max(1)
-    }
-
-    /// Checks a configuration against an ONNX signature and fills in what the file leaves open.
-    pub fn resolve(config: &ModelConfig, path: &Path, onnx: &OnnxInfo, problems: &mut Problems) -> Self {
-        let source = config.dir.join("model.toml").display().to_string();
-        let batch = onnx.batch_dimension();
-        let max_batch_size = match (config.max_batch_size, batch) {
-            (Some(0), _) | (None, None) => 0,
-            (None, Some(BatchDimension::Dynamic)) => {
-                config.dynamic_batching.preferred_batch_size.last().copied().unwrap_or(DEFAULT_BATCH_SIZE)
-            }
-            (None, Some(BatchDimension::Fixed(n))) => usize::from(n == 1),
-            (Some(n), Some(BatchDimension::Dynamic)) => n,
-            (Some(1), Some(BatchDimension::Fixed(1))) => 1,
-            (Some(n), other) => {
-                let why = match other {
-                    Some(BatchDimension::Fixed(f)) => {
-                        format!("the first dimension of {} is fixed at {f}", path.display())
-                    }
-                    _ => format!("the inputs of {} have no common first dimension", path.display()),
-                };
-                problems.add(
-                    &source,
-                    "max_batch_size",
-                    n,
-                    format!("must be 0 (no batching) or left out: {why}"),
-                );
-                0
-            }
-        };
-        if let Some(over) =
-            config.dynamic_batching.preferred_batch_size.iter().find(|p| **p > max_batch_size.max(1))
-        {
-            problems.add(
-                &source,
-                "dynamic_batching.preferred_batch_size",
-                over,
-                format!("must not exceed max_batch_size, {max_batch_size}"),
-            );
-        }
-        let row = |spec: &TensorSpec| TensorSpec {
-            shape: if max_batch_size > 0 {
-                spec.shape.get(1..).unwrap_or_default().to_vec()
-            } else {
-                spec.shape.clone()
-            },
-            ..spec.clone()
-        };
-        let mut inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
-        let image = resolve_image(&config.image, &inputs, max_batch_size > 0, &source, problems);
-        if let Some(ImageInput { preprocess: p, .. }) = &image {
-            // Sides that the network leaves open are what `[image]` says, for tensors too.
-            let (h, w) = (p.height.into(), p.width.into());
-            inputs[0].shape = match p.layout {
-                Layout::Nchw => vec![3, h, w],
-                Layout::Nhwc => vec![h, w, 3],
-            };
-        }
-        let outputs =
-            onnx.outputs.iter().map(|o| resolve_output(config, row(o), problems)).collect::<Vec<_>>();
-        for wanted in &config.outputs {
-            if !onnx.outputs.iter().any(|o| o.name == wanted.name) {
-                let names = onnx.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>().join(", ");
-                problems.add(
-                    &source,
-                    "output.name",
-                    &wanted.name,
-                    format!("must be one of the outputs of {}: {names}", path.display()),
-                );
-            }
-        }
-        Self { path: path.to_owned(), max_batch_size, inputs, outputs, image, precision: config.precision }
-    }
-}
-
-fn resolve_output(config: &ModelConfig, tensor: TensorSpec, problems: &mut Problems) -> OutputSpec {
-    let source = config.dir.join("model.toml").display().to_string();
-    let Some(wanted) = config.outputs.iter().find(|o| o.name == tensor.name) else {
-        return OutputSpec { tensor, softmax: false, normalize: Normalize::None, labels: Vec::new() };
-    };
-    if (wanted.softmax || wanted.normalize != Normalize::None) && tensor.datatype != Datatype::Fp32 {
-        problems.add(
-            &source,
-            "output.softmax",
-            "",
-            format!("softmax and normalize need FP32; \"{}\" is {}", tensor.name, tensor.datatype),
-        );
-    }
-    let labels = wanted.label_filename.as_ref().map_or_else(Vec::new, |file| {
-        let path = config.dir.join(file);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => text.lines().map(|l| l.trim_end().to_owned()).collect(),
-            Err(e) => {
-                problems.add(
-                    &source,
-                    "output.label_filename",
-                    file,
-                    format!("{} cannot be read: {e}", path.display()),
-                );
-                Vec::new()
-            }
-        }
-    });
-    OutputSpec { tensor, softmax: wanted.softmax, normalize: wanted.normalize, labels }
-}
-
-/// What shape says of an image input: `(layout, height, width)`, -1 where it varies.
-fn image_shape(shape: &[i64]) -> Option<(Layout, i64, i64)> {
-    match *shape {
-        [3, h, w] => Some((Layout::Nchw, h, w)),
-        [h, w, 3] => Some((Layout::Nhwc, h, w)),
-        _ => None,
-    }
-}
-
-fn resolve_image(
-    section: &ImageSection,
-    inputs: &[TensorSpec],
-    batched: bool,
-    source: &str,
-    problems: &mut Problems,
-) -> Option<ImageInput> {
-    let asked = section.enabled == Some(true)
-        || section.width.is_some()
-        || section.input.is_some()
-        || section.mean.is_some();
-    if section.enabled == Some(false) {
-        return None;
-    }
-    let mut refuse = |key: &str, value: &str, allowed: String| {
-        if asked {
-            problems.add(source, key, value, allowed);
-        }
-        None
-    };
-    if !batched {
-        return refuse(
-            "image",
-            "",
-            "needs a model with a batch dimension (max_batch_size at least 1)".into(),
-        );
-    }
-    let [input] = inputs else {
-        return refuse(
-            "image",
-            "",
-            format!("needs a model with exactly one input; this one has {}", inputs.len()),
-        );
-    };
-    if let Some(name) = &section.input
-        && *name != input.name
-    {
-        return refuse("image.input", name, format!("must be the model's input, \"{}\"", input.name));
-    }
-    if !matches!(input.datatype, Datatype::Fp32 | Datatype::Uint8) {
-        return refuse(
-            "image",
-            "",
-            format!("needs an FP32 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
-        );
-    }
-    let Some((found, h, w)) = image_shape(&input.shape) else {
-        return refuse(
-            "image",
-            "",
-            format!(
-                "needs an input of shape [3, H, W] or [H, W, 3]; \"{}\" is {:?}",
-                input.name, input.shape
-            ),
-        );
-    };
-    if let Some(layout) = section.layout
-        && layout != found
-    {
-        return refuse(
-            "image.layout",
-            "",
-            format!("contradicts the shape of \"{}\", {:?}", input.name, input.shape),
-        );
-    }
-    if input.datatype == Datatype::Uint8 && (section.mean.is_some() || section.scale.is_some()) {
-        let allowed = format!("must be left out: \"{}\" is UINT8 and gets levels as they are", input.name);
-        problems.add(source, if section.mean.is_some() { "image.mean" } else { "image.scale" }, "", allowed);
-    }
-    let mut side = |key: &str, asked_for: Option<u32>, fixed: i64| match (asked_for, u32::try_from(fixed)) {
-        (Some(a), Ok(f)) if a != f => {
-            problems.add(
-                source,
-                key,
-                a,
-                format!("must be {f}, or left out: \"{}\" is {:?}", input.name, input.shape),
-            );
-            None
-        }
-        (Some(a), _) => Some(a),
-        (None, Ok(f)) => Some(f),
-        (None, Err(_)) if asked => {
-            problems.add(
-                source,
-                key,
-                "",
-                format!("must be set: \"{}\" leaves it open, {:?}", input.name, input.shape),
-            );
-            None
-        }
-        (None, Err(_)) => None,
-    };
-    let height = side("image.height", section.height, h);
-    let width = side("image.width", section.width, w);
-    let (height, width) = (height?, width?);
-    let preprocess = PreprocessConfig {
-        width,
-        height,
-        layout: found,
-        color_order: section.color_order.unwrap_or(ColorOrder::Rgb),
-        mean: section.mean.unwrap_or([0.0; 3]),
-        scale: section.scale.unwrap_or([1.0 / 255.0; 3]),
-        resize: section.resize.unwrap_or(ResizeRule::Stretch),
-    };
-    match Preprocess::new(preprocess.clone()) {
-        Ok(_) => {}
-        Err(PreprocessError::Crop { shorter, .. }) => {
-            let allowed = format!("must be at least {}, the larger side of the input", width.max(height));
-            problems.add(source, "image.crop_resize_shorter_side", shorter, allowed);
-        }
-        Err(e @ (PreprocessError::Side { .. } | PreprocessError::NotFinite { .. })) => {
-            problems.add(source, "image", "", e);
-        }
-    }
-    Some(ImageInput { name: section.name.clone().unwrap_or_else(|| "image".into()), preprocess })
 }

@@ -3,3 +3,4 @@
 pub mod config;
 pub mod onnx;
 pub mod repository;
+pub mod spec;

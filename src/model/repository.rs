@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{ModelConfig, ModelSpec, VersionPolicy};
+use super::config::{ModelConfig, VersionPolicy};
 use super::onnx::OnnxInfo;
+use super::spec::ModelSpec;
 use crate::problems::Problems;
 
 /// File that holds a version's network.
@@ -13,6 +14,17 @@ pub const MODEL_FILE: &str = "model.onnx";
 /// path starts with it.
 pub const RESERVED_NAMES: [&str; 8] =
     ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json"];
+
+/// What [`is_name`] asks for, in words.
+pub const NAME_RULE: &str = "must be made of letters, digits, '_', '-' and '.', and be none of v1, v2, metrics, \
+                             health, healthz, livez, readyz, openapi.json";
+
+/// Whether a model or a PaddleServing service can have that name: it is a path segment as it stands.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    !name.is_empty() && name.chars().all(allowed) && !RESERVED_NAMES.contains(&name)
+}
 
 /// A model that is to be served.
 #[derive(Debug, Clone)]
@@ -85,17 +97,8 @@ pub fn version(name: &str) -> Option<u64> {
 }
 
 fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<RepositoryModel> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if !name.chars().all(allowed) || RESERVED_NAMES.contains(&name) {
-        problems.add(
-            dir.display(),
-            "",
-            "",
-            format!(
-                "a model's name is made of letters, digits, '_', '-' and '.', and is none of {}",
-                RESERVED_NAMES.join(", ")
-            ),
-        );
+    if !is_name(name) {
+        problems.add(dir.display(), "", "", format!("the folder's name {NAME_RULE}"));
         return None;
     }
     let config = ModelConfig::read(dir, name, problems);
@@ -138,4 +141,20 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         })
         .collect();
     Some(RepositoryModel { config, versions })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_names_every_reserved_name() {
+        for name in RESERVED_NAMES {
+            assert!(NAME_RULE.contains(name) && !is_name(name), "{name}");
+        }
+        for (name, good) in [("ArcFace", true), ("a.b-c_1", true), ("", false), ("a/b", false), ("ä", false)]
+        {
+            assert_eq!(is_name(name), good, "{name}");
+        }
+    }
 }

@@ -13,7 +13,8 @@ use super::queue::Queue;
 use super::request::Row;
 use crate::backend::{BackendError, Executed, Instance, LoadedModel, RowInput};
 use crate::error::{ErrorKind, InferError};
-use crate::model::config::{ModelSpec, ModelWarmup};
+use crate::model::config::ModelWarmup;
+use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, StageTimes};
 use crate::tensor::Tensor;
 

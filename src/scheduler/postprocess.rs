@@ -1,7 +1,8 @@
 //! What `model.toml` asks to be done to an output before it leaves: softmax, L2 normalisation.
 
 use crate::backend::OutputBuffer;
-use crate::model::config::{Normalize, OutputSpec};
+use crate::model::config::Normalize;
+use crate::model::spec::OutputSpec;
 
 /// Applies an output's settings in place, row by row along the last dimension; FP32 only, as checked at load.
 pub fn apply(output: &mut OutputBuffer, spec: &OutputSpec) {

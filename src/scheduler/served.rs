@@ -12,7 +12,8 @@ use super::request::{InferRequest, InferResponse, Row, Shared};
 use crate::backend::{Backend, BackendError, InstancePlan, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
-use crate::model::config::{DynamicBatching, ModelConfig, ModelSpec, Precision};
+use crate::model::config::{DynamicBatching, InstanceGroup, ModelConfig, Precision};
+use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, Protocol, Telemetry};
 
 /// A model version that answers requests.
@@ -44,7 +45,7 @@ pub struct BackendInfo {
     pub precision: Precision,
     /// Instances.
     pub instances: usize,
-    /// Largest batch that is formed.
+    /// Largest batch that is formed: `max_batch_size`, or less where the engine gains nothing from more.
     pub max_batch_size: usize,
 }
 
@@ -65,8 +66,7 @@ fn plan(config: &ModelConfig) -> InstancePlan {
     match config.instance_group.first() {
         None => InstancePlan { count: cores, threads: 1 },
         Some(group) => {
-            let count =
-                |g: &crate::model::config::InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
+            let count = |g: &InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
             InstancePlan { count: config.instance_group.iter().map(count).sum(), threads: group.threads }
         }
     }
@@ -92,6 +92,13 @@ impl ServedModel {
         let batching = &config.dynamic_batching;
         let mut preferred = batching.preferred_batch_size.clone();
         preferred.retain(|p| *p <= max_batch_size);
+        if preferred.len() < batching.preferred_batch_size.len() {
+            tracing::warn!(
+                model = config.name,
+                backend = backend.name(),
+                "preferred_batch_size above {max_batch_size} is not waited for: larger batches gain nothing here"
+            );
+        }
         let policy = BatchPolicy {
             max_batch_size,
             preferred_batch_size: preferred,
@@ -258,8 +265,9 @@ impl ServedModel {
 }
 
 impl Drop for ServedModel {
+    /// Closes the queue and waits for nobody: the threads end by themselves, and free the model with the last.
     fn drop(&mut self) {
-        self.stop();
+        self.crew.queue.close(&shutting_down());
     }
 }
 

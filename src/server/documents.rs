@@ -83,7 +83,11 @@ pub fn model_config(served: &ServedModel) -> ModelConfig {
             max_queue_delay_microseconds: micros(batching.max_queue_delay),
             preserve_ordering: false,
             priority_levels: batching.priority_levels.into(),
-            default_priority_level: batching.default_priority_level.into(),
+            default_priority_level: if batching.priority_levels == 0 {
+                0
+            } else {
+                batching.default_priority_level.into()
+            },
             default_queue_policy: QueuePolicy {
                 timeout_action: "REJECT",
                 default_timeout_microseconds: batching.default_timeout.map_or(0, micros),

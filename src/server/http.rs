@@ -62,9 +62,7 @@ pub async fn serve(
                 let (state, stop) = (Arc::clone(&state), stop.clone());
                 connections.spawn(async move {
                     state.telemetry.connections.increment(1.0);
-                    if let Err(e) = connection(&state, stream, surface, stop).await {
-                        count_broken(&state, &e);
-                    }
+                    connection(&state, stream, surface, stop).await;
                     state.telemetry.connections.decrement(1.0);
                     drop(permit);
                 });
@@ -84,12 +82,15 @@ async fn accept_failed(error: &io::Error) {
     }
 }
 
-/// Counts what hyper answers by itself, before there is a request.
-fn count_broken(state: &ServerState, error: &hyper::Error) {
+/// Counts what hyper answers by itself, before there is a request. `used` tells whether the connection has had
+/// one: then a timeout is the end of an idle connection.
+fn count_broken(state: &ServerState, error: &hyper::Error, used: bool) {
     if error.is_parse_too_large() {
         state.telemetry.count_error(None, ErrorKind::HeadersTooLarge);
     } else if error.is_timeout() {
-        state.telemetry.count_error(None, ErrorKind::SlowClient);
+        if !used {
+            state.telemetry.count_error(None, ErrorKind::SlowClient);
+        }
     } else if error.is_parse() {
         state.telemetry.count_error(None, ErrorKind::InvalidArgument);
     }
@@ -102,13 +103,14 @@ async fn connection(
     stream: TcpStream,
     surface: Surface,
     mut stop: watch::Receiver<bool>,
-) -> hyper::Result<()> {
+) {
     // Answers are one small write each: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let busy = AtomicBool::new(false);
+    let (busy, used) = (AtomicBool::new(false), AtomicBool::new(false));
     let service = service_fn(|request| {
-        let busy = &busy;
+        let (busy, used) = (&busy, &used);
         async move {
+            used.store(true, Ordering::Relaxed);
             busy.store(true, Ordering::Relaxed);
             let answer = answer(state, request, surface).await;
             busy.store(false, Ordering::Relaxed);
@@ -121,15 +123,20 @@ async fn connection(
         .max_header_size(state.limits.max_header_bytes)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = &mut connection => return ended,
-        _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
-    }
-    loop {
+    let ended = async {
         tokio::select! {
             ended = &mut connection => return ended,
-            () = tokio::time::sleep(HEAD_GRACE) => if !busy.load(Ordering::Relaxed) { return Ok(()) },
+            _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
         }
+        loop {
+            tokio::select! {
+                ended = &mut connection => return ended,
+                () = tokio::time::sleep(HEAD_GRACE) => if !busy.load(Ordering::Relaxed) { return Ok(()) },
+            }
+        }
+    };
+    if let Err(e) = ended.await {
+        count_broken(state, &e, used.load(Ordering::Relaxed));
     }
 }
 
@@ -147,7 +154,11 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
         if path.split('/').nth(1).is_some_and(is_service) {
             return pipeline::not_found();
         }
-        let text = format!("there is nothing at {}; /openapi.json lists every path", shorten(path));
+        let hint = match surface {
+            Surface::All => "/openapi.json lists every path",
+            Surface::Metrics => "this port has /metrics and health",
+        };
+        let text = format!("there is nothing at {}; {hint}", shorten(path));
         return reply::error(&InferError::new(ErrorKind::UnknownPath, text));
     };
     let verbs = found.verbs();
@@ -191,7 +202,10 @@ async fn dispatch(
     match route {
         Route::Live => reply(StatusCode::OK, JSON, r#"{"live":true}"#),
         Route::Ready => readiness(state.ready(), || why_not_ready(state)),
-        Route::Metrics => reply(StatusCode::OK, METRICS, state.telemetry.render()),
+        Route::Metrics => {
+            state.telemetry.ready.set(f64::from(u8::from(state.ready())));
+            reply(StatusCode::OK, METRICS, state.telemetry.render())
+        }
         Route::Openapi => document(&openapi::describe(state)),
         Route::Server => document(&documents::server()),
         Route::AllStats => {
@@ -262,5 +276,11 @@ fn why_not_ready(state: &ServerState) -> String {
             VersionState::Unavailable(why) => Some(format!("{name} version {version}: {why}")),
         })
         .collect();
-    if waiting.is_empty() { "the server is starting or shutting down".to_owned() } else { waiting.join("; ") }
+    if state.draining() {
+        "the server is shutting down".to_owned()
+    } else if waiting.is_empty() {
+        "the server is starting".to_owned()
+    } else {
+        waiting.join("; ")
+    }
 }

@@ -6,7 +6,7 @@ use super::oip::resolve::check_inputs;
 use super::oip::{InferInput, InputData};
 use crate::backend::RowInput;
 use crate::error::{ErrorKind, InferError};
-use crate::model::config::{ImageInput, ModelSpec};
+use crate::model::spec::{ImageInput, ModelSpec};
 use crate::tensor::{Datatype, Tensor, TensorSpec};
 
 /// Rows of encoded images, one each.

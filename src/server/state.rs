@@ -75,13 +75,18 @@ impl ServerState {
     /// Whether every model is ready and no shutdown has begun.
     #[must_use]
     pub fn ready(&self) -> bool {
-        !self.draining.load(Ordering::Acquire) && self.registry.all_ready()
+        !self.draining() && self.registry.all_ready()
+    }
+
+    /// Whether a shutdown has begun.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// Turns readiness off for good.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
-        self.telemetry.ready.set(0.0);
     }
 }
 

@@ -341,7 +341,6 @@ impl ModelMetrics {
         labels.push(Label::new("protocol", protocol.name()));
         labels.push(Label::new("outcome", kind.status().reason));
         self.telemetry.counter(names::REQUESTS, labels).increment(1);
-        self.request.record(total);
         self.statistics.fail.add(total);
         if self.triton.is_some() {
             let mut labels = self.labels.clone();
@@ -440,7 +439,7 @@ mod tests {
             r#"visord_inference_requests_total{model="m",version="3",protocol="http",outcome="success"} 0"#,
             r#"visord_inference_rows_total{model="m",version="3"} 4"#,
             r#"visord_inference_batch_size_bucket{model="m",version="3",le="4"} 1"#,
-            r#"visord_inference_request_duration_seconds_bucket{model="m",version="3",le="0.005"} 2"#,
+            r#"visord_inference_request_duration_seconds_bucket{model="m",version="3",le="0.005"} 1"#,
             r#"visord_request_errors_total{protocol="none",reason="unknown_path"} 1"#,
             r#"nv_inference_compute_infer_duration_us{model="m",version="3"} 2000"#,
             r#"nv_inference_request_failure{model="m",version="3",reason="REJECTED"} 1"#,

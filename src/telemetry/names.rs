@@ -11,7 +11,7 @@ pub const REQUEST_ERRORS: &str = "visord_request_errors_total";
 pub const INFERENCES: &str = "visord_inference_rows_total";
 /// Batches run, by `model` and `version`.
 pub const EXECUTIONS: &str = "visord_inference_executions_total";
-/// From the request's arrival to its answer, by `model` and `version`.
+/// From the request's arrival to its answer where it succeeded, by `model` and `version`.
 pub const REQUEST_SECONDS: &str = "visord_inference_request_duration_seconds";
 /// Time that a row waited for an instance.
 pub const QUEUE_SECONDS: &str = "visord_inference_queue_duration_seconds";
@@ -31,7 +31,7 @@ pub const PENDING: &str = "visord_pending_rows";
 pub const QUEUE_CAPACITY: &str = "visord_queue_capacity_rows";
 /// Instances that can take work.
 pub const READY_INSTANCES: &str = "visord_ready_instances";
-/// Instances rebuilt after a panic or a device fault.
+/// Panics of instances, each followed by a rebuild.
 pub const INSTANCE_RESTARTS: &str = "visord_instance_restarts_total";
 /// Always 1; labels name the backend, its version, device and precision of a served model version.
 pub const BACKEND_INFO: &str = "visord_backend_info";
@@ -63,7 +63,11 @@ pub const ALL: [(&str, Kind, &str); 21] = [
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
     (EXECUTIONS, Kind::Counter, "Batches run by the engine."),
-    (REQUEST_SECONDS, Kind::Histogram, "From a request's arrival to its answer."),
+    (
+        REQUEST_SECONDS,
+        Kind::Histogram,
+        "From a request's arrival to its answer, where it succeeded: refusals would flatter an overload.",
+    ),
     (QUEUE_SECONDS, Kind::Histogram, "Time a row waited for an instance."),
     (DECODE_SECONDS, Kind::Histogram, "Decoding one image."),
     (PREPROCESS_SECONDS, Kind::Histogram, "Resizing and normalising one image."),
@@ -73,7 +77,7 @@ pub const ALL: [(&str, Kind, &str); 21] = [
     (PENDING, Kind::Gauge, "Rows waiting in the model's queue."),
     (QUEUE_CAPACITY, Kind::Gauge, "Rows that the model's queue can hold."),
     (READY_INSTANCES, Kind::Gauge, "Instances that can take work."),
-    (INSTANCE_RESTARTS, Kind::Counter, "Instances rebuilt after a panic or a device fault."),
+    (INSTANCE_RESTARTS, Kind::Counter, "Panics of instances, each followed by a rebuild."),
     (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
     (BUILD_INFO, Kind::Gauge, "Version of this build."),
     (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),

@@ -13,7 +13,8 @@ use crate::backend::{
 };
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
-use crate::model::config::{ModelConfig, ModelSpec, Normalize, OutputSpec, Precision};
+use crate::model::config::{ModelConfig, Normalize, Precision};
+use crate::model::spec::{ModelSpec, OutputSpec};
 use crate::problems::Problems;
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
@@ -61,6 +62,10 @@ impl Backend for TestBackend {
 
     fn device(&self) -> String {
         String::new()
+    }
+
+    fn check(&self, _: &ModelSpec) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn load(&self, _: &ModelSpec, _: InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {

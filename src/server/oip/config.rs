@@ -130,7 +130,7 @@ pub struct QueuePolicy {
     pub default_timeout_microseconds: u64,
     /// Whether a request may set a shorter one.
     pub allow_timeout_override: bool,
-    /// Requests that may wait.
+    /// Rows that may wait.
     pub max_queue_size: usize,
 }
 

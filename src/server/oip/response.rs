@@ -209,7 +209,9 @@ fn push_strings(out: &mut Vec<u8>, data: &Bytes, elements: usize) -> Result<(), 
 fn not_json(index: usize, what: &str) -> InferError {
     InferError::new(
         ErrorKind::Backend,
-        format!("element {index} {what}, which JSON cannot hold; ask for it with `binary_data`: true"),
+        format!(
+            "element {index} {what}, which JSON cannot hold; ask for binary output: `binary_data`, or Accept: application/octet-stream"
+        ),
     )
 }
 

@@ -67,7 +67,10 @@ fn what_json_cannot_hold_is_an_error() {
     let nan16 = half::f16::NAN.to_le_bytes();
     let cases = [
         (tensor(Datatype::Fp32, &[2], le(&[1.0, f32::NAN])), "output `y`: element 1 is NaN or infinite"),
-        (tensor(Datatype::Fp64, &[1], f64::INFINITY.to_le_bytes()), "`binary_data`: true"),
+        (
+            tensor(Datatype::Fp64, &[1], f64::INFINITY.to_le_bytes()),
+            "ask for binary output: `binary_data`, or Accept",
+        ),
         (tensor(Datatype::Fp16, &[1], nan16), "element 0 is NaN"),
         (tensor(Datatype::Bytes, &[1], b"\x01\0\0\0\xff".to_vec()), "element 0 is no UTF-8 text"),
         (tensor(Datatype::Bytes, &[2], b"\x01\0\0\0a".to_vec()), "2 BYTES elements need"),
