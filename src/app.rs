@@ -119,8 +119,9 @@ impl App {
         }
     }
 
-    /// The way down: readiness off, admission closed after the configured delay, work in flight finished within
-    /// the configured time, the rest failed, threads joined.
+    /// The way down: readiness off; after the configured delay no more connections and no further request on the
+    /// open ones; requests in flight, also those whose bodies still arrive, answered within the configured time;
+    /// the rest failed, threads joined.
     pub async fn shut_down(self) {
         let start = Instant::now();
         tracing::info!(delay_seconds = self.config.exit_delay.as_secs(), "shutting down: readiness is off");

@@ -45,6 +45,7 @@ pub enum PaddleErrNo {
 
 /// Flags of `serve` and `check`.
 #[derive(Debug, Clone, Args)]
+#[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
 pub struct ServeArgs {
     /// TOML file with defaults for these flags, e.g. `http_port = 80` [default: none]
     #[arg(long, env = "VISORD_CONFIG", value_name = "FILE")]

@@ -8,7 +8,7 @@ use super::{BackendError, Executed, Instance, OutputBuffer, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::{Decoder, Limits, Preprocess};
 use crate::model::spec::ModelSpec;
-use crate::tensor::{Datatype, TensorSpec};
+use crate::tensor::{Datatype, Tensor, TensorSpec};
 
 /// An engine that reads its inputs from host memory.
 pub trait HostEngine {
@@ -18,6 +18,15 @@ pub trait HostEngine {
     /// # Errors
     /// [`BackendError::Execute`] where the engine has no memory for it.
     fn input(&mut self, index: usize, shape: &[usize]) -> Result<&mut [u8], BackendError>;
+
+    /// Whether the engine can hold these values of input `index`; most can hold whatever the datatype can.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the value: the row's own mistake, which its batch must not suffer from.
+    fn check(&self, index: usize, data: &[u8]) -> Result<(), InferError> {
+        let _ = (index, data);
+        Ok(())
+    }
 
     /// Runs the engine on the inputs last asked for.
     ///
@@ -84,17 +93,7 @@ impl<E: HostEngine> HostInstance<E> {
                 Err(e) => Err(e),
                 Ok(()) => match row {
                     RowInput::Image(encoded) => self.stage_image(encoded, rows.len(), filled, done)?,
-                    RowInput::Tensors(tensors) => {
-                        for (index, tensor) in tensors.iter().enumerate() {
-                            self.shape_for(rows.len(), &tensor.shape);
-                            let shape = std::mem::take(&mut self.shape);
-                            let slot =
-                                slot(self.engine.input(index, &shape)?, rows.len(), filled, self.batched);
-                            self.shape = shape;
-                            slot.copy_from_slice(&tensor.data);
-                        }
-                        Ok(())
-                    }
+                    RowInput::Tensors(tensors) => self.stage_tensors(tensors, rows.len(), filled)?,
                 },
             };
             done.rows.push(outcome.map(|()| {
@@ -103,6 +102,25 @@ impl<E: HostEngine> HostInstance<E> {
             }));
         }
         Ok(())
+    }
+
+    fn stage_tensors(
+        &mut self,
+        tensors: &[Tensor],
+        rows: usize,
+        at: usize,
+    ) -> Result<Result<(), InferError>, BackendError> {
+        for (index, tensor) in tensors.iter().enumerate() {
+            if let Err(e) = self.engine.check(index, &tensor.data) {
+                return Ok(Err(e.context(format_args!("input `{}`", self.inputs[index].name))));
+            }
+        }
+        for (index, tensor) in tensors.iter().enumerate() {
+            self.shape_for(rows, &tensor.shape);
+            slot(self.engine.input(index, &self.shape)?, rows, at, self.batched)
+                .copy_from_slice(&tensor.data);
+        }
+        Ok(Ok(()))
     }
 
     fn stage_image(

@@ -363,8 +363,14 @@ fn infer(
             let call = "ov_infer_request_get_output_tensor_by_index";
             let tensor = request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
             let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
-            let shape = shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
-            let data = tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec();
+            let shape: Vec<usize> =
+                shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
+            // An empty tensor has a null pointer, of which the crate would make a slice.
+            let data = if shape.contains(&0) {
+                Vec::new()
+            } else {
+                tensor.get_raw_data().map_err(|e| failed(call, e))?.to_vec()
+            };
             Ok(OutputBuffer { datatype: *datatype, shape, data })
         })
         .collect()

@@ -7,6 +7,7 @@ use rten_tensor::Layout;
 
 use super::host::{HostEngine, HostInstance};
 use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
+use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::Precision;
 use crate::model::spec::ModelSpec;
@@ -205,6 +206,20 @@ impl HostEngine for RtenEngine {
             buffer.shape.extend_from_slice(shape);
         }
         Ok(&mut bytemuck::cast_slice_mut(&mut buffer.words)[..buffer.bytes])
+    }
+
+    fn check(&self, index: usize, data: &[u8]) -> Result<(), InferError> {
+        if self.buffers[index].datatype != Datatype::Int64 {
+            return Ok(());
+        }
+        let values = data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
+        match values.into_iter().find(|v| i32::try_from(*v).is_err()) {
+            None => Ok(()),
+            Some(v) => {
+                let text = format!("{v} does not fit in 32 bits, in which the backend rten holds INT64");
+                Err(InferError::new(ErrorKind::InvalidArgument, text))
+            }
+        }
     }
 
     fn run(&mut self) -> Result<Vec<OutputBuffer>, BackendError> {

@@ -1,7 +1,7 @@
 //! Which backend a model gets: the one asked for or nothing; under `auto`, the best that works here.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::openvino::OpenVino;
 use super::rten::Rten;
@@ -13,10 +13,12 @@ use crate::model::config::BackendChoice;
 /// rows before it wait.
 pub const CPU_BATCH_LIMIT: Option<usize> = Some(4);
 
-/// Backends found on this machine, each probed once.
+/// Backends found on this machine. OpenVINO is loaded once, when a model first asks for it, so that a server of
+/// other backends does not pay for it.
 #[derive(Clone)]
 pub struct Backends {
-    openvino: Result<Arc<OpenVino>, Arc<BackendError>>,
+    openvino: OnceLock<Result<Arc<OpenVino>, Arc<BackendError>>>,
+    openvino_dir: Option<PathBuf>,
     rten: Arc<Rten>,
     server: BackendChoice,
 }
@@ -36,15 +38,16 @@ pub struct Chosen {
 }
 
 impl Backends {
-    /// Looks for what is there. `server` is the `--backend` flag; a model's own `backend` goes before it.
+    /// Remembers where to look. `server` is the `--backend` flag; a model's own `backend` goes before it.
     #[must_use]
     pub fn probe(server: BackendChoice, openvino_dir: Option<&Path>) -> Self {
         let openvino_dir = openvino_dir.map(PathBuf::from);
-        Self {
-            openvino: OpenVino::probe(openvino_dir.as_deref()).map(Arc::new).map_err(Arc::new),
-            rten: Arc::new(Rten),
-            server,
-        }
+        Self { openvino: OnceLock::new(), openvino_dir, rten: Arc::new(Rten), server }
+    }
+
+    fn openvino(&self) -> &Result<Arc<OpenVino>, Arc<BackendError>> {
+        let probe = || OpenVino::probe(self.openvino_dir.as_deref()).map(Arc::new).map_err(Arc::new);
+        self.openvino.get_or_init(probe)
     }
 
     /// Chooses for a model that asks for `model`.
@@ -56,9 +59,9 @@ impl Backends {
         let mut passed_over = Vec::new();
         let backend: Arc<dyn Backend> = match choice {
             BackendChoice::TensorRt => return Err(Arc::new(tensorrt_unavailable())),
-            BackendChoice::OpenVino => self.openvino.clone()?,
+            BackendChoice::OpenVino => self.openvino().clone()?,
             BackendChoice::Rten => self.rten.clone(),
-            BackendChoice::Auto => match &self.openvino {
+            BackendChoice::Auto => match self.openvino() {
                 Ok(openvino) => openvino.clone(),
                 Err(e) => {
                     passed_over.push(e.to_string());

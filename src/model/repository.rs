@@ -89,6 +89,13 @@ fn folders(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     Ok(list)
 }
 
+/// The version that a folder's name, or a request's path, stands for. As with Triton, names that start with 0
+/// stand for none, so that no two folders are the same version.
+#[must_use]
+pub fn version(name: &str) -> Option<u64> {
+    name.starts_with(|c: char| matches!(c, '1'..='9')).then(|| name.parse().ok())?
+}
+
 fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<RepositoryModel> {
     if !is_name(name) {
         problems.add(dir.display(), "", "", format!("the folder's name {NAME_RULE}"));
@@ -98,7 +105,7 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
     let mut found: Vec<(u64, PathBuf)> = folders(dir)
         .unwrap_or_default()
         .into_iter()
-        .filter_map(|(n, path)| Some((n.parse().ok().filter(|v| *v > 0)?, path.join(MODEL_FILE))))
+        .filter_map(|(n, path)| Some((version(&n)?, path.join(MODEL_FILE))))
         .collect();
     found.sort();
     if found.is_empty() {

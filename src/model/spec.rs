@@ -107,8 +107,16 @@ impl ModelSpec {
             },
             ..spec.clone()
         };
-        let inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
+        let mut inputs: Vec<TensorSpec> = onnx.inputs.iter().map(row).collect();
         let image = resolve_image(&config.image, &inputs, max_batch_size > 0, &source, problems);
+        if let Some(ImageInput { preprocess: p, .. }) = &image {
+            // Sides that the network leaves open are what `[image]` says, for tensors too.
+            let (h, w) = (p.height.into(), p.width.into());
+            inputs[0].shape = match p.layout {
+                Layout::Nchw => vec![3, h, w],
+                Layout::Nhwc => vec![h, w, 3],
+            };
+        }
         let outputs =
             onnx.outputs.iter().map(|o| resolve_output(config, row(o), problems)).collect::<Vec<_>>();
         for wanted in &config.outputs {

@@ -26,23 +26,15 @@ pub(super) struct Queue {
     metrics: Arc<ModelMetrics>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admission {
-    Open,
-    /// What waits is still worked off.
-    Draining,
-    /// Nothing more is worked on.
-    Closed,
-}
-
 struct State {
     /// One lane for each priority level, most urgent first; each in order of arrival.
     lanes: Vec<VecDeque<Row>>,
     len: usize,
     idle: usize,
-    admission: Admission,
-    /// What a request hears that is no longer admitted; the first reason stays.
-    refusal: Option<InferError>,
+    /// The server is shutting down: no row waits for company any more.
+    draining: bool,
+    /// Nothing is admitted or worked on any more, for this reason; the first one stays.
+    closed: Option<InferError>,
     /// No row expires before this time, so that nobody has to look.
     next_deadline: Option<Instant>,
     /// Whether rows of different shapes can meet here.
@@ -100,8 +92,8 @@ impl Queue {
             lanes: (0..lanes.max(1)).map(|_| VecDeque::new()).collect(),
             len: 0,
             idle: 0,
-            admission: Admission::Open,
-            refusal: None,
+            draining: false,
+            closed: None,
             next_deadline: None,
             mixed_shapes,
             rate: DrainRate::default(),
@@ -118,8 +110,8 @@ impl Queue {
         let count = rows.len();
         let wake = {
             let mut state = self.lock();
-            if let Some(refusal) = &state.refusal {
-                return Err(refusal.clone());
+            if let Some(reason) = &state.closed {
+                return Err(reason.clone());
             }
             if state.len + count > self.capacity {
                 let mut error = InferError::new(
@@ -164,7 +156,7 @@ impl Queue {
                 state = self.lock();
                 continue;
             }
-            if state.admission == Admission::Closed {
+            if state.closed.is_some() {
                 break false;
             }
             match decide(state.view(now), now, &self.policy) {
@@ -177,7 +169,6 @@ impl Queue {
                     }
                     break true;
                 }
-                Decision::Wait if state.admission == Admission::Draining => break false,
                 Decision::Wait => {
                     state.rate.idle();
                     state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -208,14 +199,9 @@ impl Queue {
         self.lock().rate.add(rows, now);
     }
 
-    /// Admits nothing more, for the reason `refusal`; what waits is still worked off.
-    pub fn drain(&self, refusal: &InferError) {
-        let mut state = self.lock();
-        if state.admission == Admission::Open {
-            state.admission = Admission::Draining;
-            state.refusal = Some(refusal.clone());
-        }
-        drop(state);
+    /// Dispatches whatever waits and comes at once: a delay in the hope for company would delay the exit.
+    pub fn drain(&self) {
+        self.lock().draining = true;
         self.ready.notify_all();
     }
 
@@ -223,8 +209,7 @@ impl Queue {
     pub fn close(&self, error: &InferError) {
         let rows: Vec<Row> = {
             let mut state = self.lock();
-            state.admission = Admission::Closed;
-            state.refusal.get_or_insert_with(|| error.clone());
+            state.closed.get_or_insert_with(|| error.clone());
             state.len = 0;
             self.metrics.set_pending(0);
             state.lanes.iter_mut().flat_map(std::mem::take).collect()
@@ -256,7 +241,7 @@ impl State {
         };
         // The oldest row decides how long anybody waits, whichever lane it is in.
         let oldest = self.lanes.iter().filter_map(|l| l.front()).map(|r| r.enqueued).min().unwrap_or(now);
-        QueueView { rows, oldest, idle_instances: self.idle, draining: self.admission != Admission::Open }
+        QueueView { rows, oldest, idle_instances: self.idle, draining: self.draining }
     }
 
     /// Moves the first `rows` that can share a batch with the head, most urgent lane first.

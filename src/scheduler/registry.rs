@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::served::ServedModel;
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::model::config::ModelConfig;
+use crate::model::repository;
 
 /// State of one version, under Triton's repository-index words.
 #[derive(Debug, Clone)]
@@ -90,16 +91,18 @@ impl Registry {
             ));
         };
         let state = match version {
-            Some(text) => text.parse().ok().and_then(|v: u64| entry.versions.get(&v)).ok_or_else(|| {
-                let versions = entry.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
-                InferError::new(
-                    ErrorKind::UnknownVersion,
-                    format!(
-                        "unknown version \"{}\" of model \"{model}\"; its versions are: {versions}",
-                        shorten(text)
-                    ),
-                )
-            })?,
+            Some(text) => {
+                repository::version(text).and_then(|v| entry.versions.get(&v)).ok_or_else(|| {
+                    let versions = entry.versions.keys().map(u64::to_string).collect::<Vec<_>>().join(", ");
+                    InferError::new(
+                        ErrorKind::UnknownVersion,
+                        format!(
+                            "unknown version \"{}\" of model \"{model}\"; its versions are: {versions}",
+                            shorten(text)
+                        ),
+                    )
+                })?
+            }
             None => {
                 let ready = entry.versions.values().rev().find(|v| matches!(v, VersionState::Ready(_)));
                 ready.or_else(|| entry.versions.values().next_back()).ok_or_else(|| {

@@ -248,9 +248,9 @@ impl ServedModel {
         })
     }
 
-    /// Admits nothing more; what waits is still answered.
+    /// Stops waiting for company: what is queued, and what still comes, runs at once.
     pub fn drain(&self) {
-        self.crew.queue.drain(&shutting_down());
+        self.crew.queue.drain();
     }
 
     /// Fails what still waits, and joins the threads; blocking until their batches in hand are done.

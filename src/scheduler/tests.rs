@@ -341,15 +341,15 @@ fn rows_of_different_shapes_never_share_a_batch() {
 }
 
 #[test]
-fn draining_answers_what_waits_and_refuses_what_comes() {
+fn draining_answers_what_waits_and_what_is_still_arriving() {
     let h = Harness::new("");
     let (plug, held) = h.busy();
     let waiting = h.ask(&[1]);
     h.served.drain();
-    h.ask(&[2]).fails(ErrorKind::Draining, "shutting down");
+    let late = h.ask(&[2]);
     held.run();
-    h.runs(&[&[1]]);
-    assert_eq!((plug.ints(), waiting.ints()), (vec![0], vec![10]));
+    h.runs(&[&[1, 2]]);
+    assert_eq!((plug.ints(), waiting.ints(), late.ints()), (vec![0], vec![10], vec![20]));
     h.served.stop();
     h.ask(&[3]).fails(ErrorKind::Draining, "shutting down");
     assert_eq!(h.metric(r#"visord_ready_instances{model="m",version="1"}"#), 0, "threads were joined");

@@ -51,6 +51,14 @@ fn check_input(input: &InferInput, spec: &TensorSpec, batched: bool) -> Result<(
     let wanted: Vec<i64> = batched.then_some(-1).into_iter().chain(spec.shape.iter().copied()).collect();
     let fits = wanted.len() == input.shape.len()
         && wanted.iter().zip(&input.shape).all(|(&w, &g)| usize::try_from(w).map_or(true, |w| w == g));
+    let row = if batched { input.shape.get(1..).unwrap_or_default() } else { &input.shape };
+    if fits && row.contains(&0) {
+        let text = format!(
+            "input `{}`: every dimension of a row must be at least 1, got {:?}",
+            spec.name, input.shape
+        );
+        return Err(InferError::new(ErrorKind::WrongShape, text));
+    }
     if fits {
         return Ok(());
     }
