@@ -18,6 +18,9 @@ const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino` in a checko
                    libopenvino_c.so in --openvino-dir or VISORD_OPENVINO_DIR";
 /// Most threads for one batch of a lone client; beyond, small networks gain little from more.
 const WIDE_THREADS: usize = 8;
+/// Runs in a row without company before a batch gets every core. Without it, gaps between a few concurrent
+/// clients would do: measured at 4 connections on two cores, p99 was a quarter higher.
+const ALONE_STREAK: usize = 4;
 /// Input tensors that an instance keeps, one for each shape it has seen lately.
 const KEPT_SHAPES: usize = 64;
 
@@ -124,6 +127,7 @@ impl Backend for OpenVino {
             let request = compiled.create_infer_request().map_err(refuse)?;
             Some(Wide {
                 running: AtomicUsize::new(0),
+                streak: AtomicUsize::new(0),
                 request: Mutex::new(request),
                 _compiled: Mutex::new(compiled),
             })
@@ -176,6 +180,8 @@ fn cpu_has_bf16() -> bool {
 struct Wide {
     /// Instances in the engine.
     running: AtomicUsize,
+    /// Runs in a row that began while no other was going on.
+    streak: AtomicUsize,
     request: Mutex<InferRequest>,
     /// The request lives in it.
     _compiled: Mutex<CompiledModel>,
@@ -298,7 +304,7 @@ impl HostEngine for OpenVinoEngine {
 
     fn run(&mut self) -> Result<Vec<OutputBuffer>, BackendError> {
         let Some(wide) = self.wide.clone() else { return self.run_narrow() };
-        let running = Running::new(&wide.running);
+        let running = Running::new(&wide);
         // Taken by another instance that was alone until now: then nobody is alone.
         match wide.request.try_lock() {
             Ok(mut request) if running.alone => {
@@ -327,13 +333,19 @@ impl OpenVinoEngine {
 /// Counts an instance as running while it lives.
 struct Running<'a> {
     count: &'a AtomicUsize,
-    /// No other was running when it began.
+    /// No other is running, and none was for a while.
     alone: bool,
 }
 
 impl<'a> Running<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, alone: count.fetch_add(1, Ordering::AcqRel) == 0 }
+    fn new(wide: &'a Wide) -> Self {
+        let alone = wide.running.fetch_add(1, Ordering::AcqRel) == 0;
+        let streak = if alone {
+            wide.streak.fetch_add(1, Ordering::Relaxed)
+        } else {
+            wide.streak.swap(0, Ordering::Relaxed)
+        };
+        Self { count: &wide.running, alone: alone && streak >= ALONE_STREAK }
     }
 }
 
