@@ -11,6 +11,11 @@ use visord::model::spec::ModelSpec;
 use visord::problems::Problems;
 use visord::telemetry::logging;
 
+/// glibc gives the memory of every run back to the kernel and faults it in again: with rten, that was a sixth of
+/// the time (docs/benchmarks.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit status for a command line or configuration that is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 

@@ -54,11 +54,8 @@ impl Backend for Rten {
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         self.check(spec)?;
-        // Packing the weights once makes each run 8 % faster on the shipped model and costs its size again.
-        let model = ModelOptions::with_all_ops()
-            .prepack_weights(true)
-            .load_file(&spec.path)
-            .map_err(|e| refuse(spec, e.to_string()))?;
+        let model =
+            ModelOptions::with_all_ops().load_file(&spec.path).map_err(|e| refuse(spec, e.to_string()))?;
         let id = |name: &str| model.node_id(name).map_err(|e| refuse(spec, e.to_string()));
         let inputs = spec.inputs.iter().map(|t| id(&t.name)).collect::<Result<Vec<_>, _>>()?;
         let outputs = spec.outputs.iter().map(|o| id(&o.tensor.name)).collect::<Result<Vec<_>, _>>()?;
