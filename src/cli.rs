@@ -127,7 +127,8 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub request_read_timeout_secs: u64,
 
-    /// Threads for the network; each core can carry some 40,000 requests/s [default: 2, or 1 on one core]
+    /// Threads for the network, JSON and base64; more where /metrics shows answers slower than their stages
+    /// [default: one for each core, at most 4]
     #[arg(long, env = "VISORD_HTTP_THREADS", value_name = "COUNT",
           value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub http_threads: Option<u64>,

@@ -69,7 +69,7 @@ impl Config {
                 PaddleErrNo::V06 => PaddleVersion::V06,
                 PaddleErrNo::V08 => PaddleVersion::V08,
             },
-            http_threads: args.http_threads.map_or(cores.min(2), size),
+            http_threads: args.http_threads.map_or(cores.min(4), size),
             exit_delay: seconds(args.exit_delay_secs),
             exit_timeout: seconds(args.exit_timeout_secs),
             models: repository::read(&args.model_repository, problems),
