@@ -41,6 +41,21 @@ pub enum Decision {
 }
 
 /// Decides for one idle instance.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use visord::scheduler::batcher::{BatchPolicy, Decision, QueueView, decide};
+///
+/// let policy = BatchPolicy {
+///     max_batch_size: 8,
+///     preferred_batch_size: vec![4],
+///     max_queue_delay: Duration::from_millis(2),
+/// };
+/// let now = Instant::now();
+/// let queue = |rows| QueueView { rows, oldest: now, idle_instances: 1, draining: false };
+/// assert_eq!(decide(queue(3), now, &policy), Decision::WaitUntil(now + policy.max_queue_delay));
+/// assert_eq!(decide(queue(5), now, &policy), Decision::Dispatch(4));
+/// ```
 #[must_use]
 pub fn decide(queue: QueueView, now: Instant, policy: &BatchPolicy) -> Decision {
     if queue.rows == 0 {
