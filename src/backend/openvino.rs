@@ -16,7 +16,7 @@ use crate::tensor::Datatype;
 const NAME: &str = "openvino";
 const FIX: &str = "install OpenVINO 2025.1 or newer (`make openvino` in a checkout, or its package) and name the folder with \
                    libopenvino_c.so in --openvino-dir or VISORD_OPENVINO_DIR";
-/// Most threads for one batch of a lone client; beyond, small networks gain little from more.
+/// Most threads for one batch of a lone client. Not measured: two cores were all there was.
 const WIDE_THREADS: usize = 8;
 /// Runs in a row without company before a batch gets every core. Without it, gaps between a few concurrent
 /// clients would do: measured at 4 connections on two cores, p99 was a quarter higher.
