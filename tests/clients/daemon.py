@@ -63,6 +63,7 @@ class Daemon:
             "--metrics-port", str(self.metrics_port), "--backend", self.backend, *flags,
         ]
         self.process = None
+        self.signalled = False
 
     @property
     def address(self):
@@ -98,10 +99,15 @@ class Daemon:
             time.sleep(0.02)
         raise AssertionError(f"the daemon was not ready within {seconds} s:\n{self.log}")
 
-    def terminate(self, seconds=40):
-        """SIGTERM, and the exit status."""
-        if self.process.poll() is None:
+    def sigterm(self):
+        """One SIGTERM, however often it is asked for: a second one means "exit at once" to the daemon."""
+        if not self.signalled and self.process.poll() is None:
+            self.signalled = True
             self.process.send_signal(signal.SIGTERM)
+
+    def terminate(self, seconds=40):
+        """SIGTERM, unless it was sent before, and the exit status."""
+        self.sigterm()
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:

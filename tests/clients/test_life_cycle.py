@@ -82,7 +82,7 @@ def test_readiness_is_503_while_draining():
         busy = [threading.Thread(target=load) for _ in range(4)]
         [thread.start() for thread in busy]
         time.sleep(0.3)
-        daemon.process.send_signal(signal.SIGTERM)
+        daemon.sigterm()
         time.sleep(0.05)
         try:
             status = session.get(daemon.url("/v2/health/ready"), timeout=5).status_code
