@@ -124,12 +124,4 @@ impl Tensor {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
-
-    /// The values as `f32`, where they are FP32.
-    #[must_use]
-    pub fn as_f32(&self) -> Option<Vec<f32>> {
-        (self.datatype == Datatype::Fp32).then(|| {
-            self.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        })
-    }
 }

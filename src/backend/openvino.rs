@@ -306,15 +306,15 @@ impl HostEngine for OpenVinoEngine {
         let Some(wide) = self.wide.clone() else { return self.run_narrow() };
         let running = Running::new(&wide);
         // Taken by another instance that was alone until now: then nobody is alone.
-        match wide.request.try_lock() {
-            Ok(mut request) if running.alone => {
-                for input in &self.inputs {
-                    bind(&mut request, input)?;
-                }
-                infer(&mut request, &self.outputs, &self.datatypes)
+        if running.alone
+            && let Ok(mut request) = wide.request.try_lock()
+        {
+            for input in &self.inputs {
+                bind(&mut request, input)?;
             }
-            _ => self.run_narrow(),
+            return infer(&mut request, &self.outputs, &self.datatypes);
         }
+        self.run_narrow()
     }
 }
 

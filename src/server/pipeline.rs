@@ -10,7 +10,7 @@ use hyper::{HeaderMap, StatusCode};
 
 use super::body::{self, in_place};
 use super::paddle::{Answer, GatewayError, Images, Stage, no_service, parse, write_gateway_error};
-use super::reply::{JSON, Reply, TEXT, reply};
+use super::reply::{JSON, Reply, TEXT, reply, retry_after};
 use super::rows;
 use super::state::ServerState;
 use crate::error::{ErrorKind, InferError};
@@ -164,9 +164,5 @@ fn gateway_error(error: &GatewayError, cause: &InferError) -> Reply {
     let mut out = Vec::with_capacity(256);
     write_gateway_error(error, &mut out);
     let status = StatusCode::from_u16(error.http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = reply(status, JSON, out);
-    if let Some(after) = cause.retry_after {
-        response.headers_mut().insert(hyper::header::RETRY_AFTER, after.as_secs().max(1).into());
-    }
-    response
+    retry_after(reply(status, JSON, out), cause)
 }

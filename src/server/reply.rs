@@ -43,7 +43,12 @@ pub fn document(value: &impl serde::Serialize) -> Reply {
 #[must_use]
 pub fn error(error: &InferError) -> Reply {
     let status = StatusCode::from_u16(error.kind.status().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = reply(status, JSON, super::oip::error_body(error));
+    retry_after(reply(status, JSON, super::oip::error_body(error)), error)
+}
+
+/// Adds `Retry-After` where the error has one, in whole seconds, at least 1.
+#[must_use]
+pub fn retry_after(mut response: Reply, error: &InferError) -> Reply {
     if let Some(after) = error.retry_after {
         response.headers_mut().insert(RETRY_AFTER, after.as_secs().max(1).into());
     }
