@@ -14,8 +14,13 @@ pub mod scheduler;
 pub mod backend;
 #[allow(unsafe_code, reason = "the only module that calls C libraries; every block says why it is sound")]
 mod ffi;
+#[cfg(feature = "tensorrt")]
+#[allow(unsafe_code, reason = "owns CUDA's handles; every block says why it is sound")]
+pub mod gpu;
 pub mod image;
 pub mod model;
+#[cfg(feature = "tensorrt")]
+pub mod plan;
 
 pub mod telemetry;
 

@@ -60,8 +60,9 @@ impl OpenVino {
     ) -> Result<CompiledModel, openvino::InferenceError> {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let (streams, threads) = (streams.to_string(), threads.to_string());
+        // `check` has refused what a CPU does not have.
         let precision = match spec.precision {
-            Precision::Fp32 => "f32",
+            Precision::Fp32 | Precision::Tf32 | Precision::Fp16 => "f32",
             Precision::Bf16 => "bf16",
         };
         core.set_properties(
@@ -104,11 +105,20 @@ impl Backend for OpenVino {
     }
 
     fn check(&self, spec: &ModelSpec) -> Result<(), BackendError> {
-        if spec.precision == Precision::Bf16 && !cpu_has_bf16() {
-            let why = "precision = \"bf16\" needs a CPU with AVX512_BF16, AMX or Arm's BF16; use fp32";
-            return Err(refuse(spec, why));
+        match spec.precision {
+            Precision::Bf16 if !cpu_has_bf16() => Err(refuse(
+                spec,
+                "precision = \"bf16\" needs a CPU with AVX512_BF16, AMX or Arm's BF16; use fp32",
+            )),
+            Precision::Tf32 | Precision::Fp16 => Err(refuse(
+                spec,
+                format!(
+                    "precision = \"{}\" needs TensorRT on a GPU; use fp32 or bf16",
+                    spec.precision.name()
+                ),
+            )),
+            Precision::Fp32 | Precision::Bf16 => Ok(()),
         }
-        Ok(())
     }
 
     fn load(

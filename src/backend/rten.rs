@@ -40,8 +40,9 @@ impl Backend for Rten {
             }
         }
         if spec.precision != Precision::Fp32 {
+            let needs = if spec.precision == Precision::Bf16 { "OpenVINO" } else { "TensorRT on a GPU" };
             let why =
-                format!("precision = \"{}\" needs OpenVINO; rten computes in fp32", spec.precision.name());
+                format!("precision = \"{}\" needs {needs}; rten computes in fp32", spec.precision.name());
             return Err(refuse(spec, why));
         }
         Ok(())

@@ -1,4 +1,8 @@
 //! C libraries behind safe, owned handles. Each has `sys` (declarations), `result` (status to `Result`,
 //! still unsafe) and, here or in `gpu`, the owner that is safe to use.
 
+#[cfg(feature = "tensorrt")]
+pub(crate) mod nvjpeg;
+#[cfg(feature = "tensorrt")]
+pub(crate) mod tensorrt;
 pub(crate) mod turbojpeg;

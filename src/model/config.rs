@@ -40,16 +40,25 @@ impl BackendChoice {
 pub enum Precision {
     /// 32-bit floats throughout.
     Fp32,
+    /// 32-bit floats, with TF32 products where the GPU has them (Ampere and later).
+    Tf32,
+    /// 16-bit floats inside the network, 32-bit at its edges; on a GPU.
+    Fp16,
     /// bfloat16 products, where the CPU has them (AVX512_BF16 or AMX).
     Bf16,
 }
 
 impl Precision {
+    /// Every precision.
+    pub const ALL: [Precision; 4] = [Self::Fp32, Self::Tf32, Self::Fp16, Self::Bf16];
+
     /// The word in files and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",
+            Self::Tf32 => "tf32",
+            Self::Fp16 => "fp16",
             Self::Bf16 => "bf16",
         }
     }
@@ -195,9 +204,8 @@ impl ModelConfig {
             );
         }
         let backend = s.choice("backend", &BACKENDS).unwrap_or(BackendChoice::Auto);
-        let precision = s
-            .choice("precision", &[("fp32", Precision::Fp32), ("bf16", Precision::Bf16)])
-            .unwrap_or(Precision::Fp32);
+        let precision =
+            s.choice("precision", &Precision::ALL.map(|p| (p.name(), p))).unwrap_or(Precision::Fp32);
         let max_batch_size = s.integer("max_batch_size", 0..=MAX_BATCH_SIZE).map(|v| v as usize);
         let image = s.section("image", read_image);
         let outputs = s.sections("output", read_output);

@@ -1,0 +1,1 @@
+//! nvJPEG, opened at run time.

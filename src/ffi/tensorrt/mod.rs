@@ -1,0 +1,1 @@
+//! TensorRT and its ONNX parser, opened at run time, through a C++ shim.

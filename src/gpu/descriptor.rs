@@ -1,0 +1,1 @@
+//! What the preprocessing kernel is told of each image.

@@ -1,0 +1,1 @@
+//! An ONNX graph in 32-bit floats, rewritten to compute in 16.

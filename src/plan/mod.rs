@@ -1,0 +1,1 @@
+//! TensorRT plans: what they are built from, and the cache that keeps them.
