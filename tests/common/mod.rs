@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod fake;
 pub mod onnx;
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <thread>
 
 namespace fake {
 
@@ -124,6 +126,8 @@ static void run(void* argument) {
     driver()->visordFakeCudaTouch(nullptr, 1);  // two runs of one context at the same time
     return;
   }
+  // As a kernel that takes that long would.
+  std::this_thread::sleep_for(std::chrono::microseconds(setting("COMPUTE_MICROSECONDS", 0)));
   compute(job);
   job.busy->store(false);
 }
