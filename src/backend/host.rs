@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{BackendError, Executed, Instance, OutputBuffer, RowInput};
+use super::{BackendError, Executed, Execution, Instance, OutputBuffer, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::{Decoder, Limits, Preprocess};
 use crate::model::spec::ModelSpec;
@@ -191,7 +191,7 @@ impl<E: HostEngine> Instance for HostInstance<E> {
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let start = Instant::now();
         let mut done = Executed { rows: Vec::with_capacity(rows.len()), ..Executed::default() };
         self.stage(rows, wanted, &mut done)?;
@@ -207,7 +207,7 @@ impl<E: HostEngine> Instance for HostInstance<E> {
         }
         if places.is_empty() {
             done.input = start.elapsed();
-            return Ok(done);
+            return Ok(Execution::Done(done));
         }
         if places.len() < rows.len() {
             self.pack(rows[0], rows.len(), &places)?;
@@ -216,6 +216,6 @@ impl<E: HostEngine> Instance for HostInstance<E> {
         done.input = staged - start;
         done.outputs = self.engine.run()?;
         done.infer = staged.elapsed();
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }

@@ -83,13 +83,29 @@ pub struct DynamicBatching {
     pub default_priority_level: u32,
 }
 
+/// Where the instances of a group run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// On a GPU where the backend uses one, else on the CPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On a GPU.
+    Gpu,
+}
+
 /// One `[[instance_group]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceGroup {
-    /// Instances in the group; `None` leaves the number to the backend (one for each core on a CPU).
+    /// Where they run.
+    pub kind: InstanceKind,
+    /// Instances, on a GPU for each of `gpus`; `None` leaves the number to the backend: one for each core on a
+    /// CPU, one on each GPU.
     pub count: Option<usize>,
     /// Threads of each instance, on a CPU.
     pub threads: usize,
+    /// CUDA ordinals of the GPUs, after `CUDA_VISIBLE_DEVICES`; empty means every GPU that can be used.
+    pub gpus: Vec<usize>,
 }
 
 /// `[model_warmup]`: what runs before a version counts as ready.
@@ -210,13 +226,7 @@ impl ModelConfig {
         let image = s.section("image", read_image);
         let outputs = s.sections("output", read_output);
         let dynamic_batching = s.section("dynamic_batching", read_batching);
-        let instance_group = s.sections("instance_group", |g| {
-            g.choice("kind", &[("auto", ()), ("cpu", ())]);
-            InstanceGroup {
-                count: g.integer("count", 1..=1024).map(|v| v as usize),
-                threads: g.integer("threads", 1..=1024).map_or(1, |v| v as usize),
-            }
-        });
+        let instance_group = s.sections("instance_group", read_instance_group);
         if instance_group.windows(2).any(|g| g[0].threads != g[1].threads) {
             s.problem(
                 "instance_group",
@@ -306,6 +316,21 @@ fn read_image(s: &mut Section<'_>) -> ImageSection {
         mean: s.triple("mean"),
         scale: s.triple("scale"),
         resize,
+    }
+}
+
+fn read_instance_group(s: &mut Section<'_>) -> InstanceGroup {
+    let kinds = [("auto", InstanceKind::Auto), ("cpu", InstanceKind::Cpu), ("gpu", InstanceKind::Gpu)];
+    let kind = s.choice("kind", &kinds).unwrap_or(InstanceKind::Auto);
+    let gpus = usizes(s.integers("gpus", 0..=255));
+    if !gpus.is_empty() && kind == InstanceKind::Cpu {
+        s.problem("gpus", format!("{gpus:?}"), "belongs to kind = \"gpu\"");
+    }
+    InstanceGroup {
+        kind,
+        count: s.integer("count", 1..=1024).map(|v| v as usize),
+        threads: s.integer("threads", 1..=1024).map_or(1, |v| v as usize),
+        gpus,
     }
 }
 

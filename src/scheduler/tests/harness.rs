@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Backend, BackendError, Executed, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Backend, BackendError, Executed, Execution, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Wake,
 };
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
@@ -68,7 +69,7 @@ impl Backend for TestBackend {
         Ok(())
     }
 
-    fn load(&self, _: &ModelSpec, _: InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
+    fn load(&self, _: &ModelSpec, _: &InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
         Ok(Arc::new(self.clone()))
     }
 }
@@ -82,7 +83,7 @@ impl LoadedModel for TestBackend {
         None
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(BackendError::Load { backend: "test", model: "m".into(), why: "broken".into() });
         }
@@ -96,7 +97,7 @@ impl Instance for TestBackend {
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let values: Vec<Vec<i32>> = rows.iter().map(|r| values(r)).collect();
         let first: Vec<_> = (0..rows.len()).map(wanted).collect();
         let (verdict, answer) = sync_channel(1);
@@ -125,7 +126,7 @@ impl Instance for TestBackend {
             done.outputs =
                 vec![OutputBuffer { datatype: Datatype::Int32, shape: vec![data.len() / 4, 1], data }];
         }
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }
 
