@@ -1,4 +1,12 @@
 //! CUDA behind safe, owned handles: probing, device, streams, events, buffers, kernels, JPEG decoding on the GPU.
+//!
+//! Calls are made within a [`device::Section`], which makes the device's context current to the thread.
 
 pub mod descriptor;
+pub mod device;
+pub mod error;
+pub mod graph;
 pub mod jpeg;
+pub mod memory;
+pub mod probe;
+pub mod stream;
