@@ -146,6 +146,55 @@ impl Drop for Device {
     }
 }
 
+/// A library's object that lives on a device.
+pub(crate) trait Abandon {
+    /// Gives it up without freeing it: its device has failed.
+    fn abandon(self);
+}
+
+/// An object of a library that is freed with its device's context current, or given up where that has failed.
+pub(crate) struct OnDevice<T: Abandon> {
+    device: Arc<Device>,
+    /// `None` only in `Drop`.
+    inner: Option<T>,
+}
+
+impl<T: Abandon> OnDevice<T> {
+    /// Puts `inner`, made with `device`'s context current, in its care.
+    pub(crate) fn new(device: &Arc<Device>, inner: T) -> Self {
+        Self { device: Arc::clone(device), inner: Some(inner) }
+    }
+
+    /// The device.
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+}
+
+impl<T: Abandon> std::ops::Deref for OnDevice<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.inner.as_ref().expect("there until dropped")
+    }
+}
+
+impl<T: Abandon> std::ops::DerefMut for OnDevice<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.inner.as_mut().expect("there until dropped")
+    }
+}
+
+impl<T: Abandon> Drop for OnDevice<T> {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else { return };
+        match self.device.enter() {
+            Ok(_section) => drop(inner),
+            Err(_) => inner.abandon(),
+        }
+    }
+}
+
 /// The place of one GPU in this process, over all lives of its context.
 #[derive(Debug)]
 pub struct GpuSlot {

@@ -4,9 +4,14 @@
 
 pub mod descriptor;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod jpeg;
+pub mod kernel;
+pub mod kernels;
 pub mod memory;
+pub mod pipeline;
 pub mod probe;
+pub mod slot;
 pub mod stream;

@@ -9,6 +9,15 @@ use super::device::Device;
 use super::error::CudaError;
 use super::memory::{DeviceBuffer, PinnedBuffer};
 
+/// What a stream calls on the host; it makes no CUDA call.
+pub struct HostCall(pub Box<dyn Fn() + Send + Sync>);
+
+impl std::fmt::Debug for HostCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HostCall")
+    }
+}
+
 /// A stream that does not wait for the null stream. Its calls are made within a section of the device.
 #[derive(Debug)]
 pub struct Stream {
@@ -101,21 +110,21 @@ impl Stream {
         self.device.check("cuStreamWaitEvent", waits)
     }
 
-    /// Calls `f` on a thread of the driver when everything before has run; `f` makes no CUDA call. It is dropped
-    /// uncalled where the context fails first.
+    /// Calls `call` on a thread of the driver when everything before has run. It is never called where the context
+    /// fails first.
     ///
     /// # Errors
     /// That of `cuLaunchHostFunc`.
-    pub fn call_host<F: Fn() + Send + Sync + 'static>(&self, f: &Arc<F>) -> Result<(), CudaError> {
-        unsafe extern "C" fn call<F: Fn()>(data: *mut c_void) {
+    pub fn call_host(&self, call: &Arc<HostCall>) -> Result<(), CudaError> {
+        unsafe extern "C" fn trampoline(data: *mut c_void) {
             // SAFETY: `data` came from `Arc::into_raw` below, and is taken back once.
-            let f = unsafe { Arc::from_raw(data.cast::<F>().cast_const()) };
+            let call = unsafe { Arc::from_raw(data.cast::<HostCall>().cast_const()) };
             // A panic must not leave through the driver.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f()));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (call.0)()));
         }
-        let data = Arc::into_raw(Arc::clone(f)).cast_mut().cast::<c_void>();
-        // SAFETY: `call::<F>` takes what `data` points to, which is kept alive by the reference it was made of.
-        let launched = unsafe { result::stream::launch_host_function(self.raw, call::<F>, data) };
+        let data = Arc::into_raw(Arc::clone(call)).cast_mut().cast::<c_void>();
+        // SAFETY: `trampoline` takes what `data` points to, which is kept alive by the reference it was made of.
+        let launched = unsafe { result::stream::launch_host_function(self.raw, trampoline, data) };
         self.device.check("cuLaunchHostFunc", launched)
     }
 
