@@ -32,9 +32,7 @@ impl From<TensorRtError> for EngineError {
 
 impl Abandon for Arc<Engine> {
     fn abandon(self) {
-        if let Some(engine) = Arc::into_inner(self) {
-            engine.abandon();
-        }
+        Engine::abandon(self);
     }
 }
 
@@ -114,7 +112,7 @@ impl LoadedEngine {
     /// Scratch memory that a context needs, bytes; at least 1.
     #[must_use]
     pub fn scratch_bytes(&self) -> usize {
-        self.engine.device_memory_bytes().max(1)
+        usize::try_from(self.engine.device_memory_bytes()).unwrap_or(usize::MAX).max(1)
     }
 
     /// Makes a context that works in `scratch`, which outlives it and serves one context at a time. Within a section.
@@ -129,7 +127,8 @@ impl LoadedEngine {
 
 impl EngineContext {
     pub(super) fn set_profile(&mut self, profile: usize, stream: &Stream) -> Result<(), EngineError> {
-        Ok(self.context.set_profile(profile, stream.raw())?)
+        // SAFETY: a stream of the engine's device, which outlives this call.
+        Ok(unsafe { self.context.set_profile(profile, stream.raw()) }?)
     }
 
     pub(super) fn set_input_shape(&mut self, name: &CStr, shape: &[i64]) -> Result<(), EngineError> {

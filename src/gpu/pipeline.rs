@@ -282,7 +282,7 @@ impl Pipeline {
     pub fn submit(&mut self, batch: &Batch<'_>) -> Result<(), EngineError> {
         let device = Arc::clone(&self.device);
         let _section = device.enter()?;
-        let submitted = self.stage(batch).and_then(|input| self.run(batch, &input));
+        let submitted = self.stage(batch).map_err(EngineError::from).and_then(|input| self.run(batch, &input));
         match submitted {
             Ok(flight) => {
                 self.flights.push_back(flight);
