@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::device::{Abandon, Device, OnDevice};
 use super::error::CudaError;
+use super::jpeg::DecodeError;
 use super::memory::DeviceBuffer;
 use super::stream::Stream;
 use crate::ffi::tensorrt::{Engine, ExecutionContext, IoTensor, Library, TensorRtError};
@@ -19,9 +20,26 @@ pub enum EngineError {
     /// A TensorRT call.
     #[error("{0}")]
     TensorRt(String),
+    /// A decoder could not be made.
+    #[error(transparent)]
+    Decoder(#[from] DecodeError),
     /// The engine is not what it should be.
     #[error("{0}")]
     Interface(String),
+}
+
+impl EngineError {
+    /// The device ran out of memory.
+    #[must_use]
+    pub fn out_of_memory(&self) -> bool {
+        match self {
+            Self::Cuda(e) => e.out_of_memory(),
+            Self::TensorRt(text) => text.contains("OutOfMemory") || text.contains("out of memory"),
+            Self::Decoder(DecodeError::Cuda { code, .. }) => *code == 2,
+            Self::Decoder(DecodeError::Device(e)) => e.name() == "ALLOCATOR_FAILURE",
+            Self::Decoder(DecodeError::Rejected { .. } | DecodeError::Pitch { .. }) | Self::Interface(_) => false,
+        }
+    }
 }
 
 impl From<TensorRtError> for EngineError {

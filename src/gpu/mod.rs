@@ -2,6 +2,7 @@
 //!
 //! Calls are made within a [`device::Section`], which makes the device's context current to the thread.
 
+pub mod decode;
 pub mod descriptor;
 pub mod device;
 pub mod engine;

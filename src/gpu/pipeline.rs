@@ -18,6 +18,7 @@ use super::device::{Device, OnDevice};
 use super::engine::{EngineContext, EngineError, LoadedEngine};
 use super::error::CudaError;
 use super::graph::Graph;
+use super::jpeg::{DecodeError, DeviceImage, Nvjpeg};
 use super::kernel::Kernels;
 use super::memory::DeviceBuffer;
 use super::slot::{ArenaImage, Layout, Slot, SlotSizes};
@@ -52,6 +53,8 @@ pub struct PipelineConfig {
     pub graphs: bool,
     /// Room for decoded pictures at first, bytes a slot; 0 where none are decoded on the GPU.
     pub pictures: usize,
+    /// Whether the GPU's JPEG engine decodes, where there is one.
+    pub hardware_decoder: bool,
 }
 
 /// An input or output of the engine.
@@ -85,7 +88,7 @@ pub struct Batch<'a> {
     /// What the preprocessing kernel is told of each image, and of all.
     pub images: Option<(&'a [ImageDescriptor], PreprocessParameters)>,
     /// Events of decoders on other streams.
-    pub decoded: &'a [&'a Event],
+    pub decoded: &'a [Arc<Event>],
 }
 
 /// The outcome of a batch.
@@ -166,6 +169,7 @@ impl Pipeline {
     pub fn new(
         engine: &Arc<LoadedEngine>,
         kernels: &Arc<Kernels>,
+        nvjpeg: Option<&Nvjpeg>,
         config: PipelineConfig,
         wake: &Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, EngineError> {
@@ -182,7 +186,13 @@ impl Pipeline {
             context.set_profile(profile, &compute)?;
             contexts.push(ProfileContext { context, opt: *opt, profile, current: Vec::new() });
         }
-        let slots = [slot()?, slot()?];
+        let mut slots = [slot()?, slot()?];
+        if let Some(nvjpeg) = nvjpeg.filter(|n| config.hardware_decoder && n.capabilities().hardware) {
+            for slot in &mut slots {
+                let decoder = nvjpeg.hardware_decoder(config.rows)?;
+                slot.hardware = Some(OnDevice::new(&device, decoder));
+            }
+        }
         // The profiles are set.
         compute.synchronize()?;
         drop(section);
@@ -242,9 +252,30 @@ impl Pipeline {
         self.slots[self.next].take_picture(width, height)
     }
 
-    /// Keeps what a decoder on the device reads, until the batch is collected.
-    pub fn keep(&mut self, encoded: Bytes) {
-        self.slots[self.next].encoded.push(encoded);
+    /// Whether pictures can be decoded on the GPU's JPEG engine.
+    #[must_use]
+    pub fn has_hardware_decoder(&self) -> bool {
+        self.slots[self.next].hardware.is_some()
+    }
+
+    /// Enqueues the decoding of pictures on the GPU's JPEG engine, in the batch that was begun; returns before it is
+    /// done. The bytes are kept until the batch is collected. At most once a batch, unless it failed.
+    ///
+    /// # Errors
+    /// [`DecodeError::Rejected`] with the pictures that are not decoded there.
+    pub fn decode_batch(&mut self, pictures: &[(Bytes, ArenaImage)]) -> Result<(), DecodeError> {
+        let device = Arc::clone(&self.device);
+        let _section = device.enter().map_err(|e| DecodeError::Cuda { call: e.call, code: e.code })?;
+        let slot = &mut self.slots[self.next];
+        let Some(hardware) = &mut slot.hardware else {
+            return Err(DecodeError::Cuda { call: "nvjpegDecodeBatched", code: 0 });
+        };
+        slot.encoded.extend(pictures.iter().map(|(encoded, _)| encoded.clone()));
+        let list: SmallVec<[(&[u8], DeviceImage); 32]> =
+            pictures.iter().map(|(encoded, image)| (&encoded[..], image.device_image())).collect();
+        // SAFETY: the slot keeps the bytes and its arena until its `done` event, which comes after this in the
+        // stream, or until `settle` has waited for the stream.
+        unsafe { hardware.decode(&list, self.copy.raw()) }
     }
 
     /// Where the inputs of a batch of `rows` rows of these shapes lie in the host's block; `shapes` as in [`Batch`].
@@ -297,7 +328,7 @@ impl Pipeline {
     }
 
     /// Waits until nothing of a batch that could not be submitted runs any more.
-    fn settle(&self, decoded: &[&Event]) {
+    fn settle(&self, decoded: &[Arc<Event>]) {
         for result in decoded.iter().map(|e| e.synchronize()).chain([self.copy.synchronize(), self.compute.synchronize()])
         {
             if let Err(error) = result {
@@ -307,7 +338,7 @@ impl Pipeline {
     }
 
     /// Gives up the batch that was begun, after work for it was put on streams.
-    pub fn cancel(&self, decoded: &[&Event]) {
+    pub fn cancel(&self, decoded: &[Arc<Event>]) {
         if let Ok(_section) = self.device.enter() {
             self.settle(decoded);
         }

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::descriptor::ImageDescriptor;
-use super::device::Device;
+use super::device::{Device, OnDevice};
 use super::error::CudaError;
+use super::jpeg::HardwareDecoder;
 use super::memory::{DeviceBuffer, PinnedBuffer};
 use super::stream::{Event, HostCall};
 
@@ -76,14 +77,16 @@ impl SlotSizes {
 /// Room for decoded pictures on a device, filled from the front for each batch.
 #[derive(Debug)]
 struct Arena {
-    buffer: DeviceBuffer,
+    buffer: Arc<DeviceBuffer>,
     used: usize,
     limit: usize,
 }
 
-/// A place in a slot's arena, for one decoded picture: RGB8 `[height, width, 3]`, rows `pitch_bytes` apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A place in a slot's arena, for one decoded picture: RGB8 `[height, width, 3]`, rows `pitch_bytes` apart. Keeps
+/// the memory.
+#[derive(Debug, Clone)]
 pub struct ArenaImage {
+    pub(super) memory: Arc<DeviceBuffer>,
     /// Device address of the first pixel.
     pub address: u64,
     /// Bytes that belong to the picture.
@@ -113,6 +116,8 @@ pub(super) struct Slot {
     /// Set by the device's call on the host, when the batch is done.
     pub told: Arc<AtomicBool>,
     pub tell: Arc<HostCall>,
+    /// Decodes on the GPU's JPEG engine, where it has one.
+    pub hardware: Option<OnDevice<HardwareDecoder>>,
     /// Encoded pictures that a decoder on the device may still read.
     pub encoded: SmallVec<[Bytes; 32]>,
 }
@@ -135,7 +140,10 @@ impl Slot {
         };
         let arena = match sizes.pictures {
             0 => None,
-            bytes => Some(Arena { buffer: DeviceBuffer::new(device, bytes)?, used: 0, limit: picture_limit }),
+            bytes => {
+                let buffer = Arc::new(DeviceBuffer::new(device, bytes)?);
+                Some(Arena { buffer, used: 0, limit: picture_limit })
+            }
         };
         Ok(Self {
             host_input: PinnedBuffer::new(device, sizes.input)?,
@@ -148,6 +156,7 @@ impl Slot {
             done: Event::timed(device)?,
             told,
             tell,
+            hardware: None,
             encoded: SmallVec::new(),
         })
     }
@@ -176,7 +185,7 @@ impl Slot {
         match DeviceBuffer::new(device, wanted) {
             Ok(buffer) => {
                 tracing::debug!(gpu = device.info().ordinal, bytes = wanted, "more room for decoded pictures");
-                arena.buffer = buffer;
+                arena.buffer = Arc::new(buffer);
                 true
             }
             Err(e) => {
@@ -194,7 +203,8 @@ impl Slot {
         let end = start.checked_add(bytes).filter(|end| *end <= arena.buffer.len())?;
         arena.used = end;
         let pitch_bytes = pitch_bytes(width);
-        Some(ArenaImage { address: arena.buffer.address() + start as u64, bytes, pitch_bytes, width, height })
+        let address = arena.buffer.address() + start as u64;
+        Some(ArenaImage { memory: Arc::clone(&arena.buffer), address, bytes, pitch_bytes, width, height })
     }
 }
 
