@@ -197,14 +197,7 @@ fn load_model(
             );
         }
         let start = Instant::now();
-        let loaded = ServedModel::load(
-            &shared,
-            version.version,
-            &version.spec,
-            &*chosen.backend,
-            config.image,
-            &state.telemetry,
-        );
+        let loaded = ServedModel::load(&shared, version, &*chosen.backend, config.image, &state.telemetry);
         let served = loaded.map_err(|e| refuse(e.to_string()))?;
         let info = &served.backend;
         tracing::info!(

@@ -29,7 +29,7 @@ pub enum Command {
     /// Serve the models of a repository until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
-    Check(Box<ServeArgs>),
+    Check(Box<CheckArgs>),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -41,6 +41,26 @@ pub enum PaddleErrNo {
     /// 3000 to 10000, as from 0.8 on.
     #[value(name = "0.8")]
     V08,
+}
+
+/// Flags of `check`: those of `serve`, and what it may write.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+
+    /// Write golden.json beside each version's model.onnx: what its backend answers in fp32 now
+    #[arg(long)]
+    pub golden: bool,
+
+    /// Image for --golden, again for each further one [default: made-up pictures]
+    #[arg(long, value_name = "FILE", requires = "golden")]
+    pub golden_image: Vec<PathBuf>,
+
+    /// Let --golden replace files that are there
+    #[arg(long, requires = "golden")]
+    pub force: bool,
 }
 
 /// Flags of `serve` and `check`.
@@ -163,7 +183,10 @@ pub fn parse(
     problems: &mut Problems,
 ) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(arguments.clone())?;
-    let (Command::Serve(args) | Command::Check(args)) = &cli.command;
+    let args = match &cli.command {
+        Command::Serve(args) => args,
+        Command::Check(args) => &args.serve,
+    };
     let Some(file) = &args.config else { return Ok(cli) };
     let defaults = file_defaults(file, problems);
     let mut command = Cli::command();

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use visord::app::{App, AppError};
+use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, Command, ServeArgs};
+use visord::cli::{self, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
-use visord::model::spec::ModelSpec;
+use visord::model::golden::{GOLDEN_FILE, Golden};
+use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
+use visord::scheduler::guard::record::record;
 use visord::telemetry::logging;
 
 /// glibc gives the memory of every run back to the kernel and faults it in again: with rten, that was a sixth of
@@ -31,15 +34,19 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
-        Command::Check(args) => with_config(*args, problems, check),
+        Command::Check(args) => check(*args, problems),
     }
 }
 
 /// Resolves the configuration, or reports all that is wrong with it at once.
 fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
     let config = Config::resolve(args, &mut problems);
+    run_unless(&problems, || run(config))
+}
+
+fn run_unless(problems: &Problems, run: impl FnOnce() -> ExitCode) -> ExitCode {
     if problems.0.is_empty() {
-        return run(config);
+        return run();
     }
     for problem in &problems.0 {
         eprintln!("error: {problem}");
@@ -48,7 +55,14 @@ fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitC
     ExitCode::from(USAGE)
 }
 
-fn check(config: Config) -> ExitCode {
+fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
+    let config = Config::resolve(args.serve.clone(), &mut problems);
+    // What is to be replaced need not be right.
+    problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
+    run_unless(&problems, || check_config(&config, &args))
+}
+
+fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
     let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
@@ -67,7 +81,13 @@ fn check(config: Config) -> ExitCode {
             failed |= usable.is_err();
             let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
             println!("model    {} version {}: {backend}", model.config.name, version.version);
-            describe(spec);
+            describe(version);
+            if args.golden {
+                let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+                let written = chosen.and_then(|c| write_golden(version, &*c.backend, config, args));
+                failed |= written.is_err();
+                println!("         {}", written.unwrap_or_else(|e| format!("golden NOT WRITTEN: {e}")));
+            }
         }
     }
     for note in notes {
@@ -76,7 +96,8 @@ fn check(config: Config) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn describe(spec: &ModelSpec) {
+fn describe(version: &RepositoryVersion) {
+    let spec = &version.spec;
     let (path, precision) = (spec.path.display(), spec.precision.name());
     println!("         file {path}, precision {precision}, max_batch_size {}", spec.max_batch_size);
     if let Some(image) = &spec.image {
@@ -100,6 +121,33 @@ fn describe(spec: &ModelSpec) {
         let tensor = &output.tensor;
         println!("         output \"{}\" {} {:?}", tensor.name, tensor.datatype, tensor.shape);
     }
+    match &version.golden {
+        Some(golden) => {
+            let made_by = golden.made_by.as_ref().map_or(String::new(), |by| format!(", made by {by}"));
+            let (_, bound) = golden.bound_in(spec.precision);
+            println!("         golden {} case(s), {bound}{made_by}", golden.cases.len());
+        }
+        None => println!("         golden none; `visord check --golden` writes {GOLDEN_FILE}"),
+    }
+}
+
+/// Writes a version's `golden.json`, whole or not at all; says what was written.
+fn write_golden(
+    version: &RepositoryVersion,
+    backend: &dyn Backend,
+    config: &Config,
+    args: &CheckArgs,
+) -> Result<String, String> {
+    let path = Golden::path(&version.spec);
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    if path.symlink_metadata().is_ok() && !args.force {
+        return Err(format!("{} is there; --force replaces it", path.display()));
+    }
+    let (text, cases) = record(&version.spec, backend, config.image, &args.golden_image)?;
+    let part = path.with_extension("json.part");
+    std::fs::write(&part, &text).and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    let (bytes, backend) = (text.len(), backend.name());
+    Ok(format!("golden {} written: {cases} case(s) by {backend} in fp32, {bytes} bytes", path.display()))
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -137,6 +137,15 @@ pub enum Normalize {
     L2,
 }
 
+/// `golden.on_drift`: what becomes of a version whose outputs are off by more than `golden.json` allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDrift {
+    /// It is not served.
+    Refuse,
+    /// If its precision is a reduced one, it is served in FP32 instead.
+    Fallback,
+}
+
 /// One `[[output]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputConfig {
@@ -190,6 +199,8 @@ pub struct ModelConfig {
     pub model_warmup: ModelWarmup,
     /// Versions to serve.
     pub version_policy: VersionPolicy,
+    /// What becomes of a version that drifts.
+    pub on_drift: OnDrift,
     /// Service name in PaddleServing's path; the model's name where not set.
     pub paddle_service: String,
     /// PaddleServing's key for each output that has another name there.
@@ -239,6 +250,10 @@ impl ModelConfig {
             batch_size: usizes(w.integers("batch_size", 1..=MAX_BATCH_SIZE)),
         });
         let version_policy = s.section("version_policy", read_policy);
+        let on_drift = s.section("golden", |g| {
+            g.choice("on_drift", &[("refuse", OnDrift::Refuse), ("fallback", OnDrift::Fallback)])
+                .unwrap_or(OnDrift::Refuse)
+        });
         let (paddle_service, paddle_keys) = s.section("paddle_serving", |p| {
             let service = p.string("service").unwrap_or(name).to_owned();
             if !super::repository::is_name(&service) {
@@ -259,6 +274,7 @@ impl ModelConfig {
             instance_group,
             model_warmup,
             version_policy,
+            on_drift,
             paddle_service,
             paddle_keys,
         }

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::guard::{self, GoldenReport, Refusal};
 use super::postprocess;
 use super::queue::{Queue, Taken};
 use super::request::Row;
 use crate::backend::{BackendError, Executed, Execution, Instance, LoadedModel, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::model::config::ModelWarmup;
+use crate::model::golden::Golden;
 use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, StageTimes};
 use crate::tensor::Tensor;
@@ -32,6 +34,10 @@ pub(super) struct Crew {
     pub loaded: Arc<dyn LoadedModel>,
     pub spec: ModelSpec,
     pub warmup: ModelWarmup,
+    /// What the first instance must answer before it is ready.
+    pub golden: Option<Arc<Golden>>,
+    /// The backend's name, for messages.
+    pub backend: &'static str,
     /// Largest batch that will be asked for.
     pub max_batch_size: usize,
     pub metrics: Arc<ModelMetrics>,
@@ -81,18 +87,20 @@ impl Hands {
 }
 
 impl Crew {
-    /// Starts instance `ordinal`; `ready` hears once whether it could be built and warmed up.
+    /// Starts instance `ordinal`; `ready` hears once whether it could be built and warmed up, and from the first
+    /// one how it did on the golden cases.
     pub fn start(
         self: &Arc<Self>,
         ordinal: usize,
-        ready: std::sync::mpsc::SyncSender<Result<(), String>>,
+        ready: std::sync::mpsc::SyncSender<Result<Option<GoldenReport>, Refusal>>,
     ) -> std::io::Result<JoinHandle<()>> {
         let crew = Arc::clone(self);
         std::thread::Builder::new().name(format!("{}-{}", self.model, ordinal)).spawn(move || {
-            match crew.build(ordinal) {
-                Ok(instance) => {
+            let golden = crew.golden.as_deref().filter(|_| ordinal == 0);
+            match crew.build(ordinal).map_err(Refusal::Failed).and_then(|i| crew.guard(i, golden)) {
+                Ok((instance, report)) => {
                     let alive = Alive::new(&crew);
-                    let _ = ready.send(Ok(()));
+                    let _ = ready.send(Ok(report));
                     drop(ready);
                     crew.work(ordinal, instance);
                     drop(alive);
@@ -117,6 +125,25 @@ impl Crew {
             Ok(instance)
         }))
         .unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(panic.as_ref()))))
+    }
+
+    /// Holds an instance against the golden cases, if there are any to run.
+    fn guard(
+        &self,
+        mut instance: Box<dyn Instance>,
+        golden: Option<&Golden>,
+    ) -> Result<(Box<dyn Instance>, Option<GoldenReport>), Refusal> {
+        let Some(golden) = golden else { return Ok((instance, None)) };
+        catch_unwind(AssertUnwindSafe(|| {
+            let most = self.max_batch_size;
+            let (spec, loaded) = (&self.spec, &*self.loaded);
+            let report = guard::run(golden, spec, most, self.backend, loaded, instance.as_mut())?;
+            Ok((instance, Some(report)))
+        }))
+        .unwrap_or_else(|panic| {
+            let file = golden.path.display();
+            Err(Refusal::Failed(format!("{file}: panicked: {}", panic_text(panic.as_ref()))))
+        })
     }
 
     /// Runs zeros through the engine, so that the first request meets compiled shapes and touched memory.
@@ -337,7 +364,11 @@ impl Crew {
 }
 
 /// What is wrong with an engine's outputs: rows cannot be handed out by places that do not exist.
-fn check(outputs: &[crate::backend::OutputBuffer], ran: usize, spec: &ModelSpec) -> Option<String> {
+pub(super) fn check(
+    outputs: &[crate::backend::OutputBuffer],
+    ran: usize,
+    spec: &ModelSpec,
+) -> Option<String> {
     if ran == 0 {
         return None;
     }

@@ -391,6 +391,22 @@ impl ModelMetrics {
         }
     }
 
+    /// Sets how near an output came to `golden.json`; integers have no cosine.
+    pub fn golden(&self, output: &str, cosine: Option<f64>, difference: f64) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::new("output", output.to_owned()));
+        if let Some(cosine) = cosine {
+            self.telemetry.gauge(names::GOLDEN_COSINE, labels.clone()).set(cosine);
+        }
+        self.telemetry.gauge(names::GOLDEN_DIFFERENCE, labels).set(difference);
+    }
+
+    /// Sets whether FP32 serves because a reduced precision drifted.
+    pub fn drift_fallback(&self, fell_back: bool) {
+        let gauge = self.telemetry.gauge(names::DRIFT_FALLBACK, self.labels.clone());
+        gauge.set(f64::from(u8::from(fell_back)));
+    }
+
     /// Sets what is known once the version has loaded.
     pub fn loaded(&self, info: &[(&'static str, String)], took: Duration, queue_capacity: usize) {
         let mut labels = self.labels.clone();

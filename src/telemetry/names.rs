@@ -39,6 +39,12 @@ pub const BACKEND_INFO: &str = "visord_backend_info";
 pub const BUILD_INFO: &str = "visord_build_info";
 /// Time to load a model version, warm-up included.
 pub const LOAD_SECONDS: &str = "visord_model_load_duration_seconds";
+/// Least cosine between an output of `golden.json` and the served version's, by `model`, `version` and `output`.
+pub const GOLDEN_COSINE: &str = "visord_golden_worst_cosine";
+/// Largest difference between a value of `golden.json` and the served version's, likewise.
+pub const GOLDEN_DIFFERENCE: &str = "visord_golden_worst_difference";
+/// 1 where a reduced precision drifted and FP32 serves instead.
+pub const DRIFT_FALLBACK: &str = "visord_drift_fallback";
 /// 1 when every model is ready and the server admits requests.
 pub const READY: &str = "visord_ready";
 /// Open HTTP connections.
@@ -58,7 +64,7 @@ pub enum Kind {
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 21] = [
+pub const ALL: [(&str, Kind, &str); 24] = [
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -81,6 +87,9 @@ pub const ALL: [(&str, Kind, &str); 21] = [
     (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
     (BUILD_INFO, Kind::Gauge, "Version of this build."),
     (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),
+    (GOLDEN_COSINE, Kind::Gauge, "Least cosine between an output and what golden.json says, at load."),
+    (GOLDEN_DIFFERENCE, Kind::Gauge, "Largest difference of a value from what golden.json says, at load."),
+    (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
