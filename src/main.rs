@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use visord::app::{App, AppError};
 use visord::backend::select::Backends;
-use visord::cli::{self, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, Command, ServeArgs};
 use visord::config::Config;
 use visord::model::spec::ModelSpec;
 use visord::problems::Problems;
@@ -18,6 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit status for a command line or configuration that is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
+/// Exit status of a run that SIGINT or SIGTERM cut short, as a shell gives it for SIGINT.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let mut problems = Problems::default();
@@ -32,15 +34,17 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => with_config(*args, problems, check),
+        Command::Build(args) => build(*args, problems),
     }
 }
 
 /// Resolves the configuration, or reports all that is wrong with it at once.
 fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
     let config = Config::resolve(args, &mut problems);
-    if problems.0.is_empty() {
-        return run(config);
-    }
+    if problems.0.is_empty() { run(config) } else { refuse(&problems) }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
     for problem in &problems.0 {
         eprintln!("error: {problem}");
     }
@@ -74,6 +78,62 @@ fn check(config: Config) -> ExitCode {
         println!("note     {note}");
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[cfg(feature = "tensorrt")]
+fn build(args: BuildArgs, mut problems: Problems) -> ExitCode {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use visord::plan::command::{self, BuildConfig, Ending};
+
+    let config = BuildConfig::resolve(args, &mut problems);
+    if !problems.0.is_empty() {
+        return refuse(&problems);
+    }
+    if let Err(e) = logging::install(config.args().log_format, &config.args().log_level) {
+        eprintln!("error: --log-level: {e}");
+        return ExitCode::from(USAGE);
+    }
+    let stopped = async {
+        let mut signals = Signals::new()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let mut building = tokio::task::spawn_blocking(move || command::run(&config, &flag));
+        let ending = tokio::select! {
+            ending = &mut building => ending,
+            () = signals.next() => {
+                eprintln!("stopping; a second signal ends at once");
+                stop.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    ending = building => ending,
+                    () = signals.next() => exit_now(),
+                }
+            }
+        };
+        ending.map_err(|e| AppError::Process { what: "building", source: std::io::Error::other(e) })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ending = runtime
+        .map_err(|source| AppError::Process { what: "starting a runtime", source })
+        .and_then(|runtime| runtime.block_on(stopped));
+    match ending {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Failed) => ExitCode::FAILURE,
+        Ok(Ending::Stopped) => ExitCode::from(INTERRUPTED),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn build(_: BuildArgs, _: Problems) -> ExitCode {
+    eprintln!(
+        "error: this visord has no TensorRT: build it with the cargo feature `tensorrt`, which is on by default"
+    );
+    ExitCode::FAILURE
 }
 
 fn describe(spec: &ModelSpec) {
@@ -153,7 +213,7 @@ async fn run(config: Config) -> Result<ExitCode, AppError> {
 /// Ends the process without waiting for threads that compute.
 #[allow(clippy::disallowed_methods, reason = "a second signal asks for an exit that waits for nothing")]
 fn exit_now() -> ! {
-    std::process::exit(130)
+    std::process::exit(INTERRUPTED.into())
 }
 
 struct Signals {
