@@ -37,7 +37,9 @@ impl EngineError {
             Self::TensorRt(text) => text.contains("OutOfMemory") || text.contains("out of memory"),
             Self::Decoder(DecodeError::Cuda { code, .. }) => *code == 2,
             Self::Decoder(DecodeError::Device(e)) => e.name() == "ALLOCATOR_FAILURE",
-            Self::Decoder(DecodeError::Rejected { .. } | DecodeError::Pitch { .. }) | Self::Interface(_) => false,
+            Self::Decoder(DecodeError::Rejected { .. } | DecodeError::Pitch { .. }) | Self::Interface(_) => {
+                false
+            }
         }
     }
 }
@@ -83,7 +85,11 @@ impl LoadedEngine {
     ///
     /// # Errors
     /// TensorRT's reason: another version, another GPU, a corrupt file.
-    pub(crate) fn new(library: &Arc<Library>, device: &Arc<Device>, plan: &[u8]) -> Result<Self, EngineError> {
+    pub(crate) fn new(
+        library: &Arc<Library>,
+        device: &Arc<Device>,
+        plan: &[u8],
+    ) -> Result<Self, EngineError> {
         let _section = device.enter()?;
         let engine = library.deserialize(plan);
         if engine.is_err() {
@@ -134,7 +140,10 @@ impl LoadedEngine {
     }
 
     /// Makes a context that works in `scratch`, which outlives it and serves one context at a time. Within a section.
-    pub(crate) fn create_context(&self, scratch: &DeviceBuffer) -> Result<OnDevice<EngineContext>, EngineError> {
+    pub(crate) fn create_context(
+        &self,
+        scratch: &DeviceBuffer,
+    ) -> Result<OnDevice<EngineContext>, EngineError> {
         let context = self.engine.create_context()?;
         let mut context = OnDevice::new(self.device(), EngineContext { context });
         // SAFETY: `Pipeline` keeps the scratch memory longer than its contexts, and runs them on one stream.

@@ -73,7 +73,10 @@ impl Kernels {
         let found = self.preprocess.iter().find(|(d, _)| *d == datatype);
         let function = found.expect("a spec's image input is FP32, FP16 or UINT8").1;
         let element_bytes = datatype.size_bytes().unwrap_or(0);
-        assert!(parameters.images as usize * size_of::<ImageDescriptor>() <= descriptors.len(), "descriptors fit");
+        assert!(
+            parameters.images as usize * size_of::<ImageDescriptor>() <= descriptors.len(),
+            "descriptors fit"
+        );
         let input_bytes = parameters.rows as usize * parameters.row_elements() * element_bytes;
         assert!(input_at + input_bytes <= input.len(), "the rows fit the input");
         let mut descriptors = descriptors.address();
@@ -121,9 +124,8 @@ impl Kernels {
         arguments: &mut [*mut c_void],
     ) -> Result<(), CudaError> {
         // SAFETY: the caller's promise; the module lives with `self`.
-        let launched = unsafe {
-            result::launch_kernel(function, shape.grid, shape.block, 0, stream.raw(), arguments)
-        };
+        let launched =
+            unsafe { result::launch_kernel(function, shape.grid, shape.block, 0, stream.raw(), arguments) };
         self.device.check("cuLaunchKernel", launched)
     }
 }

@@ -313,7 +313,8 @@ impl Pipeline {
     pub fn submit(&mut self, batch: &Batch<'_>) -> Result<(), EngineError> {
         let device = Arc::clone(&self.device);
         let _section = device.enter()?;
-        let submitted = self.stage(batch).map_err(EngineError::from).and_then(|input| self.run(batch, &input));
+        let submitted =
+            self.stage(batch).map_err(EngineError::from).and_then(|input| self.run(batch, &input));
         match submitted {
             Ok(flight) => {
                 self.flights.push_back(flight);
@@ -329,7 +330,10 @@ impl Pipeline {
 
     /// Waits until nothing of a batch that could not be submitted runs any more.
     fn settle(&self, decoded: &[Arc<Event>]) {
-        for result in decoded.iter().map(|e| e.synchronize()).chain([self.copy.synchronize(), self.compute.synchronize()])
+        for result in decoded
+            .iter()
+            .map(|e| e.synchronize())
+            .chain([self.copy.synchronize(), self.compute.synchronize()])
         {
             if let Err(error) = result {
                 tracing::debug!(%error, "after a batch that failed");
@@ -403,7 +407,12 @@ impl Pipeline {
     /// Runs a batch on the context of the profile that suits it best.
     fn run_direct(&mut self, batch: &Batch<'_>, input: &Layout) -> Result<Flight, EngineError> {
         let shapes: Vec<Vec<i64>> = match batch.shapes {
-            [] => self.config.inputs.iter().map(|t| self.with_rows(&t.max_shape, batch.rows).into_vec()).collect(),
+            [] => self
+                .config
+                .inputs
+                .iter()
+                .map(|t| self.with_rows(&t.max_shape, batch.rows).into_vec())
+                .collect(),
             shapes => shapes.to_vec(),
         };
         let at = best_profile(self.contexts.iter().map(|c| c.opt), batch.rows);
@@ -432,12 +441,8 @@ impl Pipeline {
 
     /// Runs a batch of fixed shapes: from a graph where its size has come often enough.
     fn run_size(&mut self, rows: usize, input: &Layout) -> Result<Flight, EngineError> {
-        let shapes: Vec<Vec<i64>> = self
-            .config
-            .outputs
-            .iter()
-            .map(|t| self.with_rows(&t.max_shape, rows).into_vec())
-            .collect();
+        let shapes: Vec<Vec<i64>> =
+            self.config.outputs.iter().map(|t| self.with_rows(&t.max_shape, rows).into_vec()).collect();
         let layout = output_layout(&self.config, &shapes);
         let captured = &mut self.captured[self.next];
         let at = match captured.iter().position(|c| c.rows == rows) {
@@ -449,7 +454,9 @@ impl Pipeline {
             None => usize::MAX,
         };
         let room = captured.iter().filter(|c| c.context.is_some()).count() < MAX_GRAPHS;
-        let Some(size) = captured.get_mut(at) else { return self.run_uncaptured(rows, input, layout, shapes) };
+        let Some(size) = captured.get_mut(at) else {
+            return self.run_uncaptured(rows, input, layout, shapes);
+        };
         if let Some(graph) = &size.graph {
             graph.launch(&self.compute)?;
             return Ok(Flight { slot: self.next, layout, shapes });
@@ -475,7 +482,9 @@ impl Pipeline {
             }
             size.context = Some(context);
         }
-        let Some(context) = &mut size.context else { return self.run_uncaptured(rows, input, layout, shapes) };
+        let Some(context) = &mut size.context else {
+            return self.run_uncaptured(rows, input, layout, shapes);
+        };
         let work = Work {
             config: &self.config,
             kernels: &self.kernels,
@@ -659,7 +668,8 @@ fn output_shapes(
             let fits = tensor.bytes(&shape) <= tensor.bytes(&tensor.max_shape);
             if shape.iter().any(|d| *d < 0) || !fits {
                 let name = tensor.name.to_string_lossy();
-                let why = format!("output \"{name}\" is {shape:?}, at most {:?} was planned", tensor.max_shape);
+                let why =
+                    format!("output \"{name}\" is {shape:?}, at most {:?} was planned", tensor.max_shape);
                 return Err(EngineError::Interface(why));
             }
             Ok(shape)

@@ -184,7 +184,11 @@ impl Slot {
         let wanted = bytes.saturating_add(bytes / 4).min(arena.limit);
         match DeviceBuffer::new(device, wanted) {
             Ok(buffer) => {
-                tracing::debug!(gpu = device.info().ordinal, bytes = wanted, "more room for decoded pictures");
+                tracing::debug!(
+                    gpu = device.info().ordinal,
+                    bytes = wanted,
+                    "more room for decoded pictures"
+                );
                 arena.buffer = Arc::new(buffer);
                 true
             }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::tensorrt::{self, TensorRtConfig};
 use crate::image::{ColorOrder, Layout, ResizeRule};
 use crate::problems::{Problems, Section};
 
@@ -197,6 +198,8 @@ pub struct ModelConfig {
     pub instance_group: Vec<InstanceGroup>,
     /// Warm-up.
     pub model_warmup: ModelWarmup,
+    /// How TensorRT builds the plan.
+    pub tensorrt: TensorRtConfig,
     /// Versions to serve.
     pub version_policy: VersionPolicy,
     /// What becomes of a version that drifts.
@@ -249,6 +252,7 @@ impl ModelConfig {
             count: w.integer("count", 0..=1000).map_or(1, |v| v as usize),
             batch_size: usizes(w.integers("batch_size", 1..=MAX_BATCH_SIZE)),
         });
+        let tensorrt = s.section("tensorrt", tensorrt::read);
         let version_policy = s.section("version_policy", read_policy);
         let on_drift = s.section("golden", |g| {
             g.choice("on_drift", &[("refuse", OnDrift::Refuse), ("fallback", OnDrift::Fallback)])
@@ -273,6 +277,7 @@ impl ModelConfig {
             dynamic_batching,
             instance_group,
             model_warmup,
+            tensorrt,
             version_policy,
             on_drift,
             paddle_service,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::config::{DEFAULT_BATCH_SIZE, ImageSection, ModelConfig, Normalize, Precision};
 use super::onnx::{BatchDimension, OnnxInfo};
+use super::tensorrt::TensorRtConfig;
 use crate::image::{ColorOrder, Layout, Preprocess, PreprocessConfig, ResizeRule};
 use crate::problems::Problems;
 use crate::tensor::{Datatype, TensorSpec};
@@ -46,6 +47,10 @@ pub struct ModelSpec {
     pub image: Option<ImageInput>,
     /// Arithmetic.
     pub precision: Precision,
+    /// Batch sizes that plans are made to be fast at, ascending; empty means `max_batch_size`.
+    pub preferred_batch_size: Vec<usize>,
+    /// How TensorRT builds the plan.
+    pub tensorrt: TensorRtConfig,
 }
 
 impl ModelSpec {
@@ -137,7 +142,17 @@ impl ModelSpec {
                 problems.add(&source, "paddle_serving.fetch", format!("\"{from}\""), allowed);
             }
         }
-        Self { path: path.to_owned(), max_batch_size, inputs, outputs, image, precision: config.precision }
+        config.tensorrt.check(&source, &inputs, problems);
+        Self {
+            path: path.to_owned(),
+            max_batch_size,
+            inputs,
+            outputs,
+            image,
+            precision: config.precision,
+            preferred_batch_size: config.dynamic_batching.preferred_batch_size.clone(),
+            tensorrt: config.tensorrt.clone(),
+        }
     }
 }
 

@@ -290,7 +290,11 @@ impl ExecutionContext {
     ///
     /// The memory is on the engine's GPU and outlives the context, and nothing else uses it while the context's work
     /// runs.
-    pub(crate) unsafe fn set_device_memory(&mut self, address: u64, bytes: usize) -> Result<(), TensorRtError> {
+    pub(crate) unsafe fn set_device_memory(
+        &mut self,
+        address: u64,
+        bytes: usize,
+    ) -> Result<(), TensorRtError> {
         let mut message = Message::default();
         let address = std::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0));
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);

@@ -16,6 +16,7 @@ use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::{ModelConfig, Normalize, Precision};
 use crate::model::spec::{ModelSpec, OutputSpec};
+use crate::model::tensorrt::TensorRtConfig;
 use crate::problems::Problems;
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
@@ -221,6 +222,8 @@ impl Harness {
             outputs: vec![output],
             image: None,
             precision: Precision::Fp32,
+            preferred_batch_size: Vec::new(),
+            tensorrt: TensorRtConfig::default(),
         };
         let (sender, held) = sync_channel(1024);
         let backend = TestBackend { held: sender, broken: Arc::default(), built: Arc::default() };
