@@ -14,6 +14,7 @@ use crate::error::{ErrorKind, InferError};
 
 pub use decode::Decoder;
 pub use exif::Orientation;
+pub use jpeg::{JpegColor, JpegHeader, JpegProcess, Subsampling, jpeg_header};
 pub use preprocess::{ColorOrder, Layout, Preprocess, PreprocessConfig, PreprocessError, ResizeRule};
 
 /// What an image may ask for before anything is allocated for it.
