@@ -97,6 +97,11 @@ pub struct ServeArgs {
     #[arg(long, env = "VISORD_BACKEND", value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
 
+    /// Refuse to serve a model without a GPU, instead of warning and setting visord_gpu_unused
+    #[arg(long, env = "VISORD_REQUIRE_GPU", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub require_gpu: bool,
+
     /// Folder with libopenvino_c.so [default: OpenVINO's usual places]
     #[arg(long, env = "VISORD_OPENVINO_DIR", value_name = "DIR")]
     pub openvino_dir: Option<PathBuf>,

@@ -13,6 +13,7 @@ use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
 use visord::scheduler::guard::record::record;
 use visord::telemetry::logging;
+use visord::telemetry::metrics::Telemetry;
 
 /// glibc gives the memory of every run back to the kernel and faults it in again: with rten, that was a sixth of
 /// the time (docs/benchmarks.md).
@@ -63,7 +64,7 @@ fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
 }
 
 fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
-    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+    let backends = Backends::new(&config.args, &Telemetry::new(false));
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
     let mut notes = BTreeSet::new();
@@ -71,7 +72,7 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
     for model in &config.models {
         for version in &model.versions {
             let spec = &version.spec;
-            let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+            let chosen = backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
             let usable = chosen.and_then(|chosen| {
                 notes.extend(chosen.passed_over);
                 let backend = chosen.backend;
@@ -83,7 +84,8 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
             println!("model    {} version {}: {backend}", model.config.name, version.version);
             describe(version);
             if args.golden {
-                let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+                let chosen =
+                    backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
                 let written = chosen.and_then(|c| write_golden(version, &*c.backend, config, args));
                 failed |= written.is_err();
                 println!("         {}", written.unwrap_or_else(|e| format!("golden NOT WRITTEN: {e}")));

@@ -8,6 +8,8 @@ pub mod host;
 pub mod openvino;
 pub mod rten;
 pub mod select;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -243,6 +245,8 @@ impl dyn Instance + '_ {
 pub struct Executed {
     /// For each row of the batch: its place in `outputs`, or why it has none.
     pub rows: Vec<Result<usize, InferError>>,
+    /// Rows that the engine ran: at least those that have a place.
+    pub ran: usize,
     /// One for each output of the model, in the model's order.
     pub outputs: Vec<OutputBuffer>,
     /// Time of decoding each image that was decoded.

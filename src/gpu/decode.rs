@@ -6,7 +6,7 @@ use super::device::{Abandon, Device, OnDevice};
 use super::engine::EngineError;
 use super::jpeg::{DecodeError, DeviceImage, HardwareDecoder, HybridLane, Nvjpeg};
 use super::memory::DeviceBuffer;
-use super::slot::ArenaImage;
+use super::slot::{ArenaImage, picture_bytes};
 use super::stream::{Event, Stream};
 
 impl Abandon for HardwareDecoder {
@@ -87,5 +87,72 @@ impl DecodeLane {
         decoded?;
         self.done.record(&self.stream).map_err(cuda)?;
         Ok(Arc::clone(&self.done))
+    }
+}
+
+/// Device memory and an engine to time decoding with, before there is a pipeline.
+pub struct DecodeBench {
+    // Dropped from top to bottom: the decoder waits for its own work.
+    hardware: Option<OnDevice<HardwareDecoder>>,
+    images: Vec<ArenaImage>,
+    stream: Stream,
+}
+
+impl DecodeBench {
+    /// Room for `batch` pictures of one size.
+    ///
+    /// # Errors
+    /// Out of memory, or the device's.
+    pub fn new(
+        device: &Arc<Device>,
+        nvjpeg: &Nvjpeg,
+        width: u32,
+        height: u32,
+        batch: usize,
+    ) -> Result<Self, EngineError> {
+        let _section = device.enter()?;
+        let bytes = picture_bytes(width, height);
+        let memory = Arc::new(DeviceBuffer::new(device, bytes * batch)?);
+        let images = (0..batch).map(|i| ArenaImage::new(&memory, i * bytes, width, height)).collect();
+        let hardware = if nvjpeg.capabilities().hardware {
+            Some(OnDevice::new(device, nvjpeg.hardware_decoder(batch)?))
+        } else {
+            None
+        };
+        Ok(Self { hardware, images, stream: Stream::new(device)? })
+    }
+
+    /// The places to decode to.
+    #[must_use]
+    pub fn images(&self) -> &[ArenaImage] {
+        &self.images
+    }
+
+    /// Blocks until everything on the device is done.
+    ///
+    /// # Errors
+    /// The first error of what was enqueued.
+    pub fn synchronize(&self) -> Result<(), EngineError> {
+        let device = self.stream.device();
+        let _section = device.enter()?;
+        Ok(device.synchronize()?)
+    }
+
+    /// Decodes one picture to every place on the JPEG engine; blocks until it is done.
+    ///
+    /// # Errors
+    /// As [`HardwareDecoder::decode`].
+    pub fn decode_batch(&mut self, encoded: &[u8]) -> Result<(), EngineError> {
+        let device = Arc::clone(self.stream.device());
+        let _section = device.enter()?;
+        let Some(hardware) = &mut self.hardware else {
+            return Err(EngineError::Interface("there is no JPEG engine".to_owned()));
+        };
+        let pictures: Vec<_> = self.images.iter().map(|image| (encoded, image.device_image())).collect();
+        // SAFETY: bytes and memory stay until the stream is synchronised, below; `hardware` waits when it is
+        // dropped.
+        let decoded = unsafe { hardware.decode(&pictures, self.stream.raw()) };
+        self.stream.synchronize()?;
+        Ok(decoded?)
     }
 }

@@ -125,6 +125,14 @@ impl Device {
         }
     }
 
+    /// Blocks until everything on the device, from all streams, has run; within a section.
+    ///
+    /// # Errors
+    /// The first error of what was enqueued.
+    pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.check("cuCtxSynchronize", result::ctx::synchronize())
+    }
+
     /// Memory that is free and that there is, bytes; within a section.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A TensorRT engine on a device, and its execution contexts.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use super::device::{Abandon, Device, OnDevice};
 use super::error::CudaError;
 use super::jpeg::DecodeError;
 use super::memory::DeviceBuffer;
+use super::pipeline::PipelineTensor;
 use super::stream::Stream;
 use crate::ffi::tensorrt::{Engine, ExecutionContext, IoTensor, Library, TensorRtError};
 
@@ -131,6 +132,40 @@ impl LoadedEngine {
     pub(crate) fn max_input_shape(&self, name: &CStr) -> Result<Vec<i64>, EngineError> {
         let [_, _, max] = self.engine.profile_shape(name, 0)?;
         Ok(max)
+    }
+
+    /// Names and shapes of the outputs for these inputs, as large as they get.
+    ///
+    /// # Errors
+    /// TensorRT's, or an output whose size depends on values.
+    pub(crate) fn max_output_shapes(
+        &self,
+        inputs: &[PipelineTensor],
+    ) -> Result<Vec<(CString, Vec<i64>)>, EngineError> {
+        let device = self.device();
+        let _section = device.enter()?;
+        let stream = Stream::new(device)?;
+        let mut context = OnDevice::new(device, EngineContext { context: self.engine.create_context()? });
+        context.set_profile(0, &stream)?;
+        stream.synchronize()?;
+        for tensor in inputs {
+            context.set_input_shape(&tensor.name, &tensor.max_shape)?;
+        }
+        let outputs = self.engine.io_tensors().iter().filter(|t| !t.is_input);
+        outputs
+            .map(|tensor| {
+                let shape = context.tensor_shape(&tensor.name)?;
+                if shape.iter().any(|d| *d < 0) {
+                    let name = tensor.name.to_string_lossy();
+                    let why = format!(
+                        "output \"{name}\" is {shape:?}: its size depends on values; visord serves outputs whose size \
+                         follows from the inputs'"
+                    );
+                    return Err(EngineError::Interface(why));
+                }
+                Ok((tensor.name.clone(), shape))
+            })
+            .collect()
     }
 
     /// Scratch memory that a context needs, bytes; at least 1.

@@ -99,8 +99,17 @@ pub struct ArenaImage {
     pub height: u32,
 }
 
+impl ArenaImage {
+    /// The place at byte `start` of `memory`, [`picture_bytes`] long.
+    pub(super) fn new(memory: &Arc<DeviceBuffer>, start: usize, width: u32, height: u32) -> Self {
+        let bytes = picture_bytes(width, height);
+        assert!(start + bytes <= memory.len(), "the picture lies within its memory");
+        let address = memory.address() + start as u64;
+        Self { memory: Arc::clone(memory), address, bytes, pitch_bytes: pitch_bytes(width), width, height }
+    }
+}
+
 /// Buffers and events of one batch.
-#[derive(Debug)]
 pub(super) struct Slot {
     pub host_input: PinnedBuffer,
     pub device_input: DeviceBuffer,
@@ -206,9 +215,7 @@ impl Slot {
         let start = arena.used;
         let end = start.checked_add(bytes).filter(|end| *end <= arena.buffer.len())?;
         arena.used = end;
-        let pitch_bytes = pitch_bytes(width);
-        let address = arena.buffer.address() + start as u64;
-        Some(ArenaImage { memory: Arc::clone(&arena.buffer), address, bytes, pitch_bytes, width, height })
+        Some(ArenaImage::new(&arena.buffer, start, width, height))
     }
 }
 

@@ -188,11 +188,6 @@ impl Event {
         self.device.check("cuEventRecord", unsafe { result::event::record(self.raw, stream.raw) })
     }
 
-    /// The handle, for libraries.
-    pub(crate) fn raw(&self) -> sys::CUevent {
-        self.raw
-    }
-
     /// Whether it was reached; an error counts as reached, and is told by [`synchronize`](Self::synchronize).
     #[must_use]
     pub fn reached(&self) -> bool {

@@ -129,6 +129,36 @@ pub enum VersionPolicy {
     Specific(Vec<u64>),
 }
 
+/// Who decodes JPEGs where a GPU can; on a CPU backend, the CPU does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DecoderChoice {
+    /// The fastest for the picture's size, as measured when the model is loaded.
+    #[default]
+    Auto,
+    /// The JPEG engine for every picture that it takes.
+    Hardware,
+    /// CPU and GPU together for every picture that they take.
+    Hybrid,
+    /// The CPU for every picture.
+    Cpu,
+}
+
+impl DecoderChoice {
+    /// Every choice.
+    pub const ALL: [DecoderChoice; 4] = [Self::Auto, Self::Hardware, Self::Hybrid, Self::Cpu];
+
+    /// The word in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hardware => "hardware",
+            Self::Hybrid => "hybrid",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
 /// What is done to an output before it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalize {
@@ -175,6 +205,7 @@ pub(super) struct ImageSection {
     pub mean: Option<[f32; 3]>,
     pub scale: Option<[f32; 3]>,
     pub resize: Option<ResizeRule>,
+    pub decoder: Option<DecoderChoice>,
 }
 
 /// `model.toml`, checked by itself.
@@ -337,6 +368,7 @@ fn read_image(s: &mut Section<'_>) -> ImageSection {
         mean: s.triple("mean"),
         scale: s.triple("scale"),
         resize,
+        decoder: s.choice("decoder", &DecoderChoice::ALL.map(|d| (d.name(), d))),
     }
 }
 

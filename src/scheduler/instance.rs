@@ -320,10 +320,9 @@ impl Crew {
     }
 
     fn deliver(&self, executed: Executed, batch: &mut Vec<Row>, taken: Instant) {
-        let Executed { rows, mut outputs, decode, preprocess, input, infer } = executed;
+        let Executed { rows, ran, mut outputs, decode, preprocess, input, infer } = executed;
         decode.iter().for_each(|d| self.metrics.decode.record(*d));
         preprocess.iter().for_each(|d| self.metrics.preprocess.record(*d));
-        let ran = rows.iter().filter(|r| r.is_ok()).count();
         let start = Instant::now();
         if let Some(error) = check(&outputs, ran, &self.spec) {
             tracing::error!(

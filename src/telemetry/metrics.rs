@@ -55,6 +55,8 @@ pub struct Telemetry {
     pub inflight_bytes: Gauge,
     /// 1 when the server is ready.
     pub ready: Gauge,
+    /// 1 where there is a GPU and a model is served without it.
+    pub gpu_unused: Gauge,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -86,6 +88,7 @@ impl Telemetry {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_name(name), &METADATA);
         let (connections, inflight_bytes, ready) =
             (gauge(names::CONNECTIONS), gauge(names::INFLIGHT_BYTES), gauge(names::READY));
+        let gpu_unused = gauge(names::GPU_UNUSED);
         recorder
             .register_gauge(
                 &Key::from_parts(
@@ -109,6 +112,7 @@ impl Telemetry {
             connections,
             inflight_bytes,
             ready,
+            gpu_unused,
         }
     }
 

@@ -3,7 +3,6 @@
 //! [`TensorRt`] is what was found on this machine, [`model`] a model's plan on each of its GPUs, [`instance`] one
 //! instance: it decides where each row is decoded, and hands its batches to a [`crate::gpu::pipeline::Pipeline`].
 
-mod builder;
 mod decoder;
 mod gpu;
 mod instance;
@@ -25,6 +24,7 @@ use crate::model::config::{InstanceGroup, InstanceKind, Precision};
 use crate::model::spec::ModelSpec;
 use crate::plan::cache::PlanCache;
 use crate::telemetry::metrics::Telemetry;
+use crate::telemetry::plans::PlanMetrics;
 
 pub(super) const NAME: &str = "tensorrt";
 
@@ -85,8 +85,13 @@ impl TensorRt {
                     Ok(text) | Err(text) => format!("{}: {text}", f.library),
                 })
                 .collect();
-            let fix = "install TensorRT (10.4 is the last for a V100), or name its folder with --tensorrt-dir";
-            return Err(refuse(true, format!("no TensorRT library can be opened: {}", findings.join("; ")), fix));
+            let fix =
+                "install TensorRT (10.4 is the last for a V100), or name its folder with --tensorrt-dir";
+            return Err(refuse(
+                true,
+                format!("no TensorRT library can be opened: {}", findings.join("; ")),
+                fix,
+            ));
         };
         tracing::info!(
             library = library.flavor().name(),
@@ -99,13 +104,20 @@ impl TensorRt {
             Ok(nvjpeg) => tracing::info!(version = %nvjpeg.version(), "found nvJPEG"),
             Err(why) => tracing::warn!(why, "pictures will be decoded on the CPU: nvJPEG cannot be opened"),
         }
-        let plans = PlanCache::open(&options.plan_cache, options.plan_cache_bytes);
+        let plans =
+            PlanCache::open(&options.plan_cache, options.plan_cache_bytes, Some(PlanMetrics::new(telemetry)));
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("decode-{i}"))
             .build()
-            .map_err(|e| refuse(true, format!("the decode threads cannot be started: {e}"), "raise the limit on threads"))?;
+            .map_err(|e| {
+                refuse(
+                    true,
+                    format!("the decode threads cannot be started: {e}"),
+                    "raise the limit on threads",
+                )
+            })?;
         let device = found.devices.iter().map(GpuInfo::to_string).collect::<Vec<_>>().join(", ");
         let gpus = found.devices.into_iter().map(|info| Arc::new(Gpu::new(info, nvjpeg.clone()))).collect();
         Ok(Self {
@@ -138,7 +150,10 @@ impl Backend for TensorRt {
 
     fn check(&self, spec: &ModelSpec) -> Result<(), BackendError> {
         if spec.precision == Precision::Bf16 {
-            return Err(Self::refuse(spec, "precision = \"bf16\" is not built by TensorRT here; use fp32, tf32 or fp16"));
+            return Err(Self::refuse(
+                spec,
+                "precision = \"bf16\" is not built by TensorRT here; use fp32, tf32 or fp16",
+            ));
         }
         Ok(())
     }
@@ -150,11 +165,13 @@ impl Backend for TensorRt {
         let mut gpus = Vec::new();
         for group in groups {
             if group.kind == InstanceKind::Cpu {
-                let why = "instance_group.kind = \"cpu\" needs backend openvino or rten; use \"gpu\" or \"auto\"";
+                let why =
+                    "instance_group.kind = \"cpu\" needs backend openvino or rten; use \"gpu\" or \"auto\"";
                 return Err(Self::refuse(spec, why));
             }
             if let Some(unknown) = group.gpus.iter().find(|g| !all.contains(g)) {
-                let why = format!("instance_group.gpus names GPU {unknown}; those that can be used are {all:?}");
+                let why =
+                    format!("instance_group.gpus names GPU {unknown}; those that can be used are {all:?}");
                 return Err(Self::refuse(spec, why));
             }
             let on = if group.gpus.is_empty() { &all } else { &group.gpus };

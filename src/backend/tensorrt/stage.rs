@@ -4,8 +4,8 @@
 //! Rows that the host prepares (decoded on the CPU, or tensors) come first in the batch, so that one copy brings
 //! them; rows decoded on the GPU follow, and the preprocessing kernel writes them in place.
 
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -98,7 +98,9 @@ pub(super) fn stage(
     };
     // One picture is decoded here: waking another thread would take longer than it saves.
     if list.iter().filter(|r| r.is_work()).count() > 1 {
-        path.workers.pool.install(|| list.par_iter_mut().with_max_len(1).filter(|r| r.is_work()).for_each(work));
+        path.workers
+            .pool
+            .install(|| list.par_iter_mut().with_max_len(1).filter(|r| r.is_work()).for_each(work));
     } else {
         list.iter_mut().filter(|r| r.is_work()).for_each(work);
     }
@@ -276,11 +278,7 @@ impl<'a> Row<'a> {
         self.outcome = Some(decoder.decode(encoded, &path.limits).and_then(|view| {
             let decoded = Instant::now();
             self.decode = Some(decoded - start);
-            let staged = place(take, |slot| match datatype {
-                Datatype::Uint8 => preprocess.run_u8(&view, slot),
-                Datatype::Fp16 => preprocess.run_f16(&view, bytemuck::cast_slice_mut(slot)),
-                _ => preprocess.run(&view, bytemuck::cast_slice_mut(slot)),
-            });
+            let staged = place(take, |slot| preprocess.run_as(datatype, &view, slot));
             self.preprocess = Some(decoded.elapsed());
             staged
         }));
