@@ -226,7 +226,9 @@ struct Check {
         ImageDescriptor* images_argument = descriptors.get();
         T* out_argument = out.get();
         void* arguments[] = {&images_argument, &out_argument, &passed};
-        if (run_kernel(entry, grid, block, arguments, 0) != 0) return failures->add(std::string(entry) + " did not run");
+        if (run_kernel(entry, grid, block, arguments, 0) != 0) {
+            return failures->add(std::string(entry) + " did not run");
+        }
 
         for (const Job& job : jobs) {
             if (job.row >= parameters.rows) continue;
