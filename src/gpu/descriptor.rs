@@ -52,7 +52,7 @@ pub enum DescriptorError {
         height: u32,
     },
     /// Rows overlap, or are further apart than the kernel can count.
-    #[error("pitch is {pitch} bytes: for {width} RGB pixels in a row it must be {} to {}", u64::from(*width) * 3, u32::MAX)]
+    #[error("pitch is {pitch} bytes: for {width} RGB pixels it must be {} to {}", u64::from(*width) * 3, u32::MAX)]
     Pitch {
         /// Bytes from one row to the next.
         pitch: usize,
@@ -342,10 +342,7 @@ mod tests {
         for (image, text) in [
             (DeviceImage { width: 0, ..good }, "the image is 0x480: sides must be 1 to 1073741824"),
             (DeviceImage { height: MAX_IMAGE_SIDE + 1, ..good }, "the image is 640x1073741825"),
-            (
-                DeviceImage { pitch: 1919, ..good },
-                "pitch is 1919 bytes: for 640 RGB pixels in a row it must be 1920",
-            ),
+            (DeviceImage { pitch: 1919, ..good }, "pitch is 1919 bytes: for 640 RGB pixels it must be 1920"),
             (DeviceImage { pitch: 1 << 32, ..good }, "pitch is 4294967296 bytes"),
             (DeviceImage { bytes: bytes - 1, ..good }, "needs 982912 bytes at 0x1000, and 982911 are there"),
             (DeviceImage { address: 0, ..good }, "at 0x0"),

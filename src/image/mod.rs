@@ -14,6 +14,7 @@ use crate::error::{ErrorKind, InferError};
 
 pub use decode::Decoder;
 pub use exif::Orientation;
+pub use jpeg::{JpegColor, JpegHeader, JpegProcess, Subsampling, jpeg_header};
 #[cfg(feature = "tensorrt")]
 pub(crate) use preprocess::Geometry;
 pub use preprocess::{ColorOrder, Layout, Preprocess, PreprocessConfig, PreprocessError, ResizeRule};
