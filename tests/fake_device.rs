@@ -78,6 +78,11 @@ const CASES: &[Case] = &[
     case("nvinfer", "engine_says_what_it_is", &[STRICT]),
     case("nvinfer", "order_of_calls_matters", &[]),
     case("nvinfer", "contexts_run_once_at_a_time", &[("VISORD_FAKE_NVINFER_COMPUTE_MICROSECONDS", "20000")]),
+    case(
+        "nvinfer",
+        "contexts_share_scratch_memory",
+        &[("VISORD_FAKE_NVINFER_COMPUTE_MICROSECONDS", "20000")],
+    ),
     case("nvinfer", "plans_are_checked", &[STRICT]),
     case("nvinfer", "plans_are_for_one_device", &[("PLAN_FILE", "@/../plan")]),
     case(

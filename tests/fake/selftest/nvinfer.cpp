@@ -246,6 +246,33 @@ static void contexts_run_once_at_a_time() {
   CHECK_EQUAL(cuCtxSynchronize(), 700);
 }
 
+// Memory of the user's: it must be given, be large enough, and serve one run at a time.
+static void contexts_share_scratch_memory() {
+  open_device();
+  Loaded l(build(small_model()));
+  float *x = on_device(std::vector<float>(12)), *y = on_device(std::vector<float>(5));
+  char* scratch = on_device(std::vector<char>(1 << 20));
+  void* other;
+  CHECK_EQUAL(cuStreamCreate(&other, 1), 0);
+  std::unique_ptr<IExecutionContext> contexts[2];
+  for (auto& run : contexts) {
+    run.reset(l.engine->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
+    CHECK(run->setInputShape("x", Dims{3, {1, 3, 4}}));
+    CHECK(run->setTensorAddress("x", x) && run->setTensorAddress("y", y));
+    CHECK(!run->enqueueV3(static_cast<cudaStream_t>(stream)) && logger.has("no device memory"));
+    run->setDeviceMemoryV2(scratch, (1 << 20) - 1);
+    CHECK(logger.has("1048576 bytes are needed"));
+    run->setDeviceMemoryV2(scratch, 1 << 20);
+    CHECK(run->enqueueV3(static_cast<cudaStream_t>(stream)));
+  }
+  CHECK_EQUAL(cuCtxSynchronize(), 0);
+  CHECK(contexts[0]->enqueueV3(static_cast<cudaStream_t>(stream)));
+  CHECK(contexts[1]->enqueueV3(static_cast<cudaStream_t>(other)));
+  CHECK_EQUAL(cuCtxSynchronize(), 700);
+  l.run->setDeviceMemoryV2(scratch, 1 << 20);
+  CHECK(logger.has("memory of its own"));
+}
+
 static void plans_are_checked() {
   open_device();
   std::string plan = build(small_model());
@@ -368,7 +395,7 @@ static void no_device() {
 static Case const cases[] = {
 #define CASE(name) {#name, name}
     CASE(computes_means),       CASE(engine_says_what_it_is),    CASE(order_of_calls_matters),
-    CASE(contexts_run_once_at_a_time), CASE(plans_are_checked),  CASE(plans_are_for_one_device),
+    CASE(contexts_run_once_at_a_time), CASE(contexts_share_scratch_memory), CASE(plans_are_checked),  CASE(plans_are_for_one_device),
     CASE(networks_are_checked), CASE(builds_take_time_and_stop), CASE(enqueues_fail),
     CASE(no_device),
 };
