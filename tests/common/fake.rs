@@ -83,3 +83,16 @@ impl Snapshot {
         self.get(name) - earlier.get(name)
     }
 }
+
+/// What the fake TensorRT computes of one row of inputs, as `tests/fake/nvinfer/library.h` says it: the mean of each of
+/// `columns` slices.
+pub fn means(row: &[f64], columns: usize) -> Vec<f64> {
+    let length = row.len();
+    (0..columns)
+        .map(|k| {
+            let begin = k * length / columns;
+            let end = ((k + 1) * length / columns).max(begin + 1);
+            row[begin..end].iter().sum::<f64>() / (end - begin) as f64
+        })
+        .collect()
+}
