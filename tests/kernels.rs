@@ -381,6 +381,7 @@ fn structures_are_the_same_on_both_sides() {
         ($($structure:ident { $($field:ident),* })*) => {
             [$(
                 (stringify!($structure).to_owned(), size_of::<$structure>()),
+                (concat!("align ", stringify!($structure)).to_owned(), align_of::<$structure>()),
                 $((concat!(stringify!($structure), ".", stringify!($field)).to_owned(), offset_of!($structure, $field)),)*
             )*]
         };
