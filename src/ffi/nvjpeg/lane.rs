@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Codec, DeviceImage, NvjpegError, Owned, Picture, result, sys};
+use super::{Codec, NvjpegError, Owned, Picture, Target, result, sys};
 
 /// Everything one thread needs to decode in phases. Two pinned buffers and two JPEG streams take turns, so that the
 /// CPU's phase of one picture goes on while the GPU works on the one before; the device buffer is one, because
@@ -96,20 +96,16 @@ impl Lane {
     ///
     /// # Safety
     ///
-    /// The last call was `begin`, and gave `true`. The device is done with the picture before. `image` has the
-    /// picture's size and is device memory of the codec's GPU, which stays, as does `self`, until `stream` has
+    /// The last call was `begin`, and gave `true`. The device is done with the picture before. `target` is for the picture's size and is
+    /// device memory of the codec's GPU, which stays, as does `self`, until `stream` has
     /// passed this work.
-    pub(crate) unsafe fn finish(
-        &mut self,
-        image: &DeviceImage,
-        stream: sys::CUstream,
-    ) -> Result<(), NvjpegError> {
+    pub(crate) unsafe fn finish(&mut self, target: Target, stream: sys::CUstream) -> Result<(), NvjpegError> {
         let (library, phases) = (&*self.codec.library, self.phases());
         // The pair is taken, whatever comes of it: a copy may have begun.
         self.turn = 1 - self.turn;
         // SAFETY: the host phase has succeeded; the buffers stay with `self`.
         unsafe { result::decode_transfer(library, phases, stream) }?;
         // SAFETY: the transfer has succeeded on this stream; the caller promises the memory.
-        unsafe { result::decode_device(library, phases, image.raw(), stream) }
+        unsafe { result::decode_device(library, phases, target.raw(), stream) }
     }
 }

@@ -28,21 +28,17 @@ pub(crate) enum Backend {
     Hardware,
 }
 
-/// Device memory for one picture: interleaved RGB, `[height, pitch_bytes]`.
+/// Device memory for one picture in interleaved RGB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceImage {
+pub(crate) struct Target {
     /// Device address of the first row.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Bytes from one row to the next: at least `3 * width`.
-    pub pitch_bytes: usize,
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
+    pub(crate) pitch_bytes: usize,
 }
 
-impl DeviceImage {
-    fn raw(&self) -> sys::Image {
+impl Target {
+    fn raw(self) -> sys::Image {
         let mut image = sys::Image {
             channel: [std::ptr::null_mut(); sys::MAX_COMPONENTS],
             pitch: [0; sys::MAX_COMPONENTS],

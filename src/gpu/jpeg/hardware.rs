@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUstream;
 
-use super::{DecodeError, DeviceImage, Done};
-use crate::ffi::nvjpeg::{BatchState, Codec, NvjpegError, Picture};
+use super::{DecodeError, DeviceImage, Done, target};
+use crate::ffi::nvjpeg::{BatchState, Codec, NvjpegError, Picture, Target};
 
 /// Decodes batches with the JPEG engine; one thread at a time.
 ///
@@ -18,6 +18,8 @@ pub struct HardwareDecoder {
     picture: Picture,
     done: Done,
     max_batch: usize,
+    /// Kept, so that a batch allocates nothing.
+    targets: Vec<Target>,
 }
 
 impl HardwareDecoder {
@@ -26,7 +28,8 @@ impl HardwareDecoder {
         let max_batch = max_batch.max(1);
         // SAFETY: the state is new, and nothing runs with it.
         unsafe { state.prepare(max_batch) }?;
-        Ok(Self { state, picture: Picture::new(codec)?, done: Done::new()?, max_batch })
+        let (picture, done) = (Picture::new(codec)?, Done::new()?);
+        Ok(Self { state, picture, done, max_batch, targets: Vec::with_capacity(max_batch) })
     }
 
     /// The most pictures that [`decode`](Self::decode) takes.
@@ -47,11 +50,11 @@ impl HardwareDecoder {
         }
     }
 
-    /// Decodes `pictures`, each with the memory for it, to RGB `[height, pitch_bytes]`; all of them or none. Waits
+    /// Decodes `pictures`, each with the memory for it, to RGB8 `[height, pitch]`; all of them or none. Waits
     /// for the batch before on the GPU, if that still runs, and returns before this one is done. Allocates device
     /// memory where a picture is larger than any before.
     ///
-    /// **Errors:** `Rejected` with the pictures that the engine does not take; `Pitch`; `Device` and `Cuda` for
+    /// **Errors:** `Rejected` with the pictures that the engine does not take; `Memory`; `Device` and `Cuda` for
     /// everything else, with work possibly enqueued.
     ///
     /// # Panics
@@ -61,7 +64,7 @@ impl HardwareDecoder {
     /// # Safety
     ///
     /// The bytes of each picture are a JPEG of the size that its image has. Each image is device memory of the
-    /// current context that holds `pitch_bytes * height` bytes, and is neither read nor freed, and the bytes stay,
+    /// current context that holds `bytes` bytes, and is neither read nor freed, and the bytes stay,
     /// until `stream` has passed this work. `stream` is live and of the current context.
     pub unsafe fn decode(
         &mut self,
@@ -69,15 +72,17 @@ impl HardwareDecoder {
         stream: CUstream,
     ) -> Result<(), DecodeError> {
         assert!((1..=self.max_batch).contains(&pictures.len()), "1 to max_batch pictures in a call");
+        self.targets.clear();
         for (at, (_, image)) in pictures.iter().enumerate() {
-            image.check(at)?;
+            self.targets.push(target(at, image)?);
         }
         // The state's own staging memory is used by every call.
         self.done.wait()?;
         // SAFETY: everything that this state was given is done.
         unsafe { self.state.prepare(pictures.len()) }?;
+        let both = pictures.iter().map(|(encoded, _)| *encoded).zip(self.targets.iter().copied());
         // SAFETY: prepared and idle; the caller promises bytes, memory and stream, and `drop` waits.
-        let decoded = unsafe { self.state.decode(pictures, stream) };
+        let decoded = unsafe { self.state.decode(both, stream) };
         // A failed call may have enqueued some of its work.
         // SAFETY: the caller promises the stream.
         let recorded = unsafe { self.done.record(stream) };
