@@ -203,6 +203,3 @@ fn of_the_picture(error: &NvjpegError) -> bool {
 fn cuda(call: &'static str, error: &cudarc::driver::DriverError) -> DecodeError {
     DecodeError::Cuda { call, code: error.0 as u32 }
 }
-
-#[cfg(test)]
-mod tests;
