@@ -61,7 +61,7 @@ impl Lane {
         }
     }
 
-    /// Parses `encoded` and decodes its entropy-coded data on this thread: the CPU's share. `false` if nvJPEG says
+    /// Parses `encoded`, of `size`, and decodes its entropy-coded data on this thread: the CPU's share. `false` if nvJPEG says
     /// that it does not support this picture.
     ///
     /// **Errors:** any status, of which those that blame the picture leave the lane as it was.
@@ -70,11 +70,13 @@ impl Lane {
     ///
     /// The picture before the last one is copied to the device. `encoded` stays readable until
     /// [`finish`](Self::finish) returns.
-    pub(crate) unsafe fn begin(&mut self, encoded: &[u8]) -> Result<bool, NvjpegError> {
+    pub(crate) unsafe fn begin(&mut self, encoded: &[u8], size: (u32, u32)) -> Result<bool, NvjpegError> {
         let (library, phases) = (&*self.codec.library, self.phases());
         // SAFETY: all are live and no one else's; the caller promises that this JPEG stream, of the picture before
         // the last one, is done with, and that `encoded` stays for as long as it is used.
         unsafe { result::stream_parse(library, phases.codec, encoded, phases.picture) }?;
+        // SAFETY: the JPEG stream is live, and the picture was just parsed.
+        unsafe { result::check_size(library, phases.picture, size) }?;
         // SAFETY: all are live, and the picture was just parsed.
         let supported =
             unsafe { result::decoder_supported(library, phases.decoder, phases.picture, phases.params) }?;

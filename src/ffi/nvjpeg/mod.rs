@@ -140,14 +140,21 @@ impl Picture {
         self.0.raw
     }
 
-    /// Whether batches of this codec may hold `encoded`, by its header. `true` where the library cannot say.
+    /// Whether batches of this codec may hold `encoded`, of `size`, by its header. `true` where the library cannot
+    /// say.
     ///
-    /// **Errors:** the header does not parse.
-    pub(crate) fn supported_in_batch(&mut self, encoded: &[u8]) -> Result<bool, NvjpegError> {
+    /// **Errors:** the header does not parse, or to another size.
+    pub(crate) fn supported_in_batch(
+        &mut self,
+        encoded: &[u8],
+        size: (u32, u32),
+    ) -> Result<bool, NvjpegError> {
         let (codec, raw) = (&*self.0.codec, self.0.raw);
         // SAFETY: both are live; the stream refers to `encoded` only up to the next call, which is in this scope,
         // and every other use of it parses first.
         unsafe { result::stream_parse_header(&codec.library, codec.raw, encoded, raw) }?;
+        // SAFETY: the stream is live, and the header was just read.
+        unsafe { result::check_size(&codec.library, raw, size) }?;
         // SAFETY: both are live, and the header was just read.
         let supported = unsafe { result::batched_supported(&codec.library, codec.raw, raw) }?;
         Ok(supported.unwrap_or(true))

@@ -33,7 +33,7 @@ impl HybridLane {
     ///
     /// # Safety
     ///
-    /// `encoded` is a JPEG of the size that `image` has. `image` is device memory of the current context that
+    /// `image` is device memory of the current context that
     /// holds `bytes` bytes, and is neither read nor freed until `stream` has passed this work.
     /// `stream` is live and of the current context. (`encoded` is not used after the return: what the copy needs
     /// of it was decoded before, and pageable memory is staged by the call.)
@@ -46,7 +46,7 @@ impl HybridLane {
         let target = target(0, image)?;
         // SAFETY: the picture before the last was copied before the last one's copy began, which waited for it;
         // `encoded` stays until `finish` returns, below.
-        match unsafe { self.lane.begin(encoded) } {
+        match unsafe { self.lane.begin(encoded, (image.width, image.height)) } {
             Ok(true) => {}
             Ok(false) => return Err(rejected(NvjpegError { call: "nvjpegDecoderJpegSupported", code: 4 })),
             // Nothing touched the device yet.

@@ -1,6 +1,7 @@
 //! JPEG decoding on the GPU, over the fake libcuda and libnvjpeg of `tests/fake`: pixels equal the CPU decoder's, and
 //! the order of calls is one that nvJPEG allows, which the fake checks harshly.
 #![cfg(feature = "tensorrt")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(
     unsafe_code,
     reason = "gives device memory and streams to the decoders, and misuses the fake on purpose"
@@ -10,208 +11,18 @@
     reason = "a test that starts itself again tells the child so by its environment"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod harness;
 
-use cudarc::driver::{result, sys};
+use std::path::Path;
+
+use cudarc::driver::result;
+use harness::{
+    Batch, Device, Memory, Picture, decide, decode_batch, golden, goldens, in_child, on_device, picture,
+    size, start, stream, synchronize,
+};
 use libloading::Symbol;
 use visord::gpu::descriptor::DeviceImage;
-use visord::gpu::jpeg::{
-    Capabilities, Decode, DecodeError, DecoderChoice, HardwareDecoder, Library, Nvjpeg, Policy, Thresholds,
-    route, sample_jpegs,
-};
-use visord::image::{Decoder, JpegHeader, Limits, jpeg_header};
-
-/// Says to a child process that it is one.
-const CHILD: &str = "VISORD_TEST_CHILD";
-
-/// Builds the fake libraries, and gives their folder.
-fn fakes(sanitize: bool) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(if sanitize { "fake-sanitized" } else { "fake" });
-    let mut build = Command::new(root.join("tests/fake/build"));
-    build.arg(&out).args(sanitize.then_some("--sanitize"));
-    let output = build.output().expect("python3 runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    out
-}
-
-/// How a child ended.
-struct Ended {
-    success: bool,
-    output: String,
-    counters: serde_json::Value,
-}
-
-impl Ended {
-    fn count(&self, group: &str, name: &str) -> u64 {
-        self.counters[group][name].as_u64().unwrap_or(0)
-    }
-}
-
-/// Runs the test `name` again in a process that has the fakes and `environment`, whatever comes of it.
-fn start(name: &str, environment: &[(&str, &str)], sanitize: bool) -> Ended {
-    let libraries = fakes(sanitize);
-    let folder = tempfile::tempdir().unwrap();
-    let counters = folder.path().join("counters.json");
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args([name, "--exact", "--nocapture", "--test-threads=1"]);
-    child.env(CHILD, &libraries).env("LD_LIBRARY_PATH", &libraries);
-    // Every mistake ends the child; what is asynchronous takes its time.
-    child.env("VISORD_FAKE_CUDA_STRICT", "1").env("VISORD_FAKE_CUDA_DELAY_MICROSECONDS", "500");
-    child.env("VISORD_FAKE_NVJPEG_COUNTERS", &counters);
-    if sanitize {
-        let library = |name: &str| {
-            let found = Command::new("c++").arg(format!("-print-file-name={name}")).output().unwrap();
-            String::from_utf8(found.stdout).unwrap().trim().to_owned()
-        };
-        child.env("LD_PRELOAD", format!("{} {}", library("libasan.so"), library("libubsan.so")));
-        // The test harness leaves its own memory behind.
-        child.env("ASAN_OPTIONS", "detect_leaks=0");
-    }
-    child.envs(environment.iter().copied());
-    let ended = child.output().unwrap();
-    let output =
-        format!("{}\n{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
-    let counters = std::fs::read(&counters).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    Ended { success: ended.status.success(), output, counters: counters.unwrap_or_default() }
-}
-
-/// The folder of the fakes, in a child of [`start`].
-fn in_child() -> Option<PathBuf> {
-    std::env::var_os(CHILD).map(PathBuf::from)
-}
-
-/// In the test process: runs `name` again in a child, which must succeed, and gives how it ended. In the child: runs
-/// `body` on a device.
-fn on_device(name: &str, environment: &[(&str, &str)], body: fn(&Device)) -> Option<Ended> {
-    if let Some(libraries) = in_child() {
-        body(&Device::new(&libraries));
-        return None;
-    }
-    let ended = start(name, environment, false);
-    assert!(ended.success, "{}", ended.output);
-    Some(ended)
-}
-
-/// The fake's first device, with its context current on this thread.
-struct Device {
-    library: std::sync::Arc<Library>,
-    context: sys::CUcontext,
-}
-
-// SAFETY: a context may be made current on any thread.
-unsafe impl Sync for Device {}
-
-impl Device {
-    fn new(libraries: &Path) -> Self {
-        result::init().unwrap();
-        // SAFETY: the device exists, and is given back when the process ends.
-        let context = unsafe { result::primary_ctx::retain(result::device::get(0).unwrap()) }.unwrap();
-        let device = Self { library: Library::open(Some(libraries)).unwrap(), context };
-        device.enter();
-        device
-    }
-
-    /// Makes the context current on this thread.
-    fn enter(&self) {
-        // SAFETY: the context is retained.
-        unsafe { result::ctx::set_current(self.context) }.unwrap();
-    }
-
-    fn nvjpeg(&self) -> Nvjpeg {
-        Nvjpeg::new(self.library.clone()).unwrap()
-    }
-}
-
-fn stream() -> sys::CUstream {
-    result::stream::create(result::stream::StreamKind::NonBlocking).unwrap()
-}
-
-fn synchronize(stream: sys::CUstream) {
-    // SAFETY: the stream is live.
-    unsafe { result::stream::synchronize(stream) }.unwrap();
-}
-
-/// Device memory for one picture, with rows longer than they need be.
-struct Memory {
-    image: DeviceImage,
-}
-
-impl Memory {
-    fn new(header: &JpegHeader) -> Self {
-        let pitch = header.width as usize * 3 + 13;
-        let bytes = pitch * (header.height as usize - 1) + header.width as usize * 3;
-        // SAFETY: plain allocation.
-        let address = unsafe { result::malloc_sync(bytes) }.unwrap();
-        let (width, height, orientation) = (header.width, header.height, header.orientation);
-        Self { image: DeviceImage { address, bytes, pitch, width, height, orientation } }
-    }
-
-    /// The picture without the ends of its rows.
-    fn pixels(&self) -> Vec<u8> {
-        let mut all = vec![0; self.image.bytes];
-        // SAFETY: as many bytes as were allocated.
-        unsafe { result::memcpy_dtoh_sync(&mut all, self.image.address) }.unwrap();
-        all.chunks(self.image.pitch).flat_map(|row| row[..self.image.width as usize * 3].to_vec()).collect()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated above; tests synchronise before they let go.
-        unsafe { result::free_sync(self.image.address) }.unwrap();
-    }
-}
-
-/// A golden JPEG.
-struct Picture {
-    name: String,
-    encoded: Vec<u8>,
-    header: JpegHeader,
-    expected: Vec<u8>,
-}
-
-fn picture(name: &str, encoded: Vec<u8>) -> Picture {
-    let header = jpeg_header(&encoded, &Limits::default()).expect("a JPEG").expect("with a frame");
-    let expected = Decoder::new().decode(&encoded, &Limits::default()).unwrap().pixels().to_vec();
-    Picture { name: name.to_owned(), encoded, header, expected }
-}
-
-fn golden(name: &str) -> Picture {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images").join(name);
-    picture(name, std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
-}
-
-/// Every golden JPEG, by name.
-fn goldens() -> Vec<Picture> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".jpg"))
-        .collect();
-    names.sort();
-    names.iter().map(|name| golden(name)).collect()
-}
-
-fn decides(header: &JpegHeader, choice: DecoderChoice) -> Decode {
-    let everything = Capabilities { hardware: true, hybrid: true };
-    route(header, &everything, &Policy { choice, thresholds: Thresholds::NEVER })
-}
-
-/// Decodes `pictures` in one batch and compares.
-fn decode_batch(decoder: &mut HardwareDecoder, pictures: &[&Picture], stream: sys::CUstream) {
-    let memory: Vec<Memory> = pictures.iter().map(|p| Memory::new(&p.header)).collect();
-    let batch: Vec<(&[u8], DeviceImage)> =
-        pictures.iter().zip(&memory).map(|(p, m)| (&p.encoded[..], m.image)).collect();
-    // SAFETY: the memory has the pictures' sizes; it and the bytes live until the stream is synchronised.
-    unsafe { decoder.decode(&batch, stream) }.unwrap();
-    synchronize(stream);
-    for (picture, memory) in pictures.iter().zip(&memory) {
-        assert!(memory.pixels() == picture.expected, "{} differs from the CPU's", picture.name);
-    }
-}
+use visord::gpu::jpeg::{Capabilities, Decode, DecodeError, DecoderChoice, Library, Nvjpeg, sample_jpegs};
 
 fn pixels_equal(device: &Device) {
     let nvjpeg = device.nvjpeg();
@@ -219,18 +30,28 @@ fn pixels_equal(device: &Device) {
     let stream = stream();
     let pictures = goldens();
     let way = |choice| {
-        pictures.iter().filter(|p| decides(&p.header, choice) != Decode::Cpu).collect::<Vec<&Picture>>()
+        pictures.iter().filter(|p| decide(&p.header, choice) != Decode::Cpu).collect::<Vec<&Picture>>()
     };
 
     let engine: Vec<&Picture> = way(DecoderChoice::Hardware)
         .into_iter()
-        .filter(|p| decides(&p.header, DecoderChoice::Hardware) == Decode::Hardware)
+        .filter(|p| decide(&p.header, DecoderChoice::Hardware) == Decode::Hardware)
         .collect();
     let mut decoder = nvjpeg.hardware_decoder(engine.len()).unwrap();
     for p in &engine {
-        assert_eq!(decoder.supported(&p.encoded), Ok(true), "{}", p.name);
+        assert_eq!(decoder.supported(&p.encoded, size(&p.header)), Ok(true), "{}", p.name);
     }
     decode_batch(&mut decoder, &engine, stream);
+    // Two batches of different numbers, without a wait between them here.
+    let (one, rest) = engine.split_at(1);
+    let two = [Batch::new(one), Batch::new(rest)];
+    for batch in &two {
+        batch.enqueue(&mut decoder, stream);
+    }
+    // Waits for what it still decodes.
+    drop(decoder);
+    synchronize(stream);
+    two.iter().for_each(Batch::compare);
 
     // The phases of several pictures overlap: memory is read when all are enqueued.
     let hybrid = way(DecoderChoice::Hybrid);
@@ -241,6 +62,7 @@ fn pixels_equal(device: &Device) {
         unsafe { lane.decode(&p.encoded, &memory.image, stream) }
             .unwrap_or_else(|e| panic!("{}: {e}", p.name));
     }
+    drop(lane);
     synchronize(stream);
     for (p, memory) in hybrid.iter().zip(&memory) {
         assert!(memory.pixels() == p.expected, "{} differs from the CPU's", p.name);
@@ -255,7 +77,6 @@ fn pixels_equal(device: &Device) {
         "left to the CPU"
     );
     assert!(engine.len() >= 22 && hybrid.len() == pictures.len() - 4, "{} {}", engine.len(), hybrid.len());
-    drop((decoder, lane));
 }
 
 #[test]
@@ -320,16 +141,12 @@ fn a_rejected_picture_is_named_and_the_next_one_decodes() {
             let (nvjpeg, stream) = (device.nvjpeg(), stream());
             let (plain, refused) = (golden("jpeg_420.jpg"), golden("jpeg_422.jpg"));
             let mut decoder = nvjpeg.hardware_decoder(3).unwrap();
-            assert_eq!(decoder.supported(&refused.encoded), Ok(false));
-            assert_eq!(decoder.supported(b"\xff\xd8\xffno JPEG"), Ok(false));
-            let memory: Vec<Memory> = [&plain, &refused, &plain].map(|p| Memory::new(&p.header)).into();
-            let batch: Vec<(&[u8], DeviceImage)> = [&plain, &refused, &plain]
-                .iter()
-                .zip(&memory)
-                .map(|(p, m)| (&p.encoded[..], m.image))
-                .collect();
+            assert_eq!(decoder.supported(&refused.encoded, size(&refused.header)), Ok(false));
+            assert_eq!(decoder.supported(b"\xff\xd8\xffno JPEG", (8, 8)), Ok(false));
+            let batch = Batch::new(&[&plain, &refused, &plain]);
+            let memory = &batch.memory;
             // SAFETY: the memory has the pictures' sizes, and lives until the stream is synchronised.
-            let error = unsafe { decoder.decode(&batch, stream) }.expect_err("one is rejected");
+            let error = unsafe { decoder.decode(&batch.arguments(), stream) }.expect_err("one is rejected");
             assert!(
                 matches!(&error, DecodeError::Rejected { pictures, source } if pictures == &[1] && source.code == 4),
                 "{error:?}"
@@ -353,6 +170,19 @@ fn a_rejected_picture_is_named_and_the_next_one_decodes() {
             unsafe { lane.decode(&plain.encoded, &memory[0].image, stream) }.unwrap();
             synchronize(stream);
             assert!(memory[0].pixels() == plain.expected);
+
+            // Nor is anything written where nvJPEG reads another size than visord did.
+            let other = DeviceImage { height: plain.header.height - 1, ..memory[0].image };
+            // SAFETY: refused before anything is written.
+            let error = unsafe { lane.decode(&plain.encoded, &other, stream) }.expect_err("another size");
+            assert!(matches!(&error, DecodeError::Rejected { source, .. } if source.code == 3), "{error:?}");
+            let batch = [(&plain.encoded[..], memory[0].image), (&plain.encoded[..], other)];
+            // SAFETY: as above.
+            let error = unsafe { decoder.decode(&batch, stream) }.expect_err("another size");
+            assert!(
+                matches!(&error, DecodeError::Rejected { pictures, .. } if pictures == &[1]),
+                "{error:?}"
+            );
 
             // Memory that is too small never reaches nvJPEG.
             let short = DeviceImage { bytes: memory[0].image.bytes - 1, ..memory[0].image };
@@ -425,7 +255,7 @@ fn lanes_of_many_threads_do_not_meet() {
         let nvjpeg = device.nvjpeg();
         let mut pictures: Vec<Picture> = goldens()
             .into_iter()
-            .filter(|p| decides(&p.header, DecoderChoice::Hybrid) == Decode::Hybrid)
+            .filter(|p| decide(&p.header, DecoderChoice::Hybrid) == Decode::Hybrid)
             .collect();
         pictures.extend(sample_jpegs().unwrap().into_iter().map(|s| picture("sample", s.encoded)));
         std::thread::scope(|scope| {
