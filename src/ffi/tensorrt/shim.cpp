@@ -165,7 +165,7 @@ int64_t engine_device_memory_bytes(const visord_trt_engine* engine) noexcept {
 visord_trt_status context_create(visord_trt_engine* e, visord_trt_context** out, visord_trt_text error) noexcept {
   return guarded("createExecutionContext", error, [&]() -> visord_trt_status {
     auto made = std::make_unique<Context>();
-    made->context.reset(of(e)->engine->createExecutionContext());
+    made->context.reset(of(e)->engine->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
     if (!made->context) return failed("createExecutionContext", of(e)->recorder, error);
     // Its own: contexts run on threads of their own, and one must not take another's errors.
     made->context->setErrorRecorder(&made->recorder);
@@ -217,11 +217,25 @@ visord_trt_status context_enqueue(visord_trt_context* c, void* stream, visord_tr
   });
 }
 
+visord_trt_status context_set_device_memory(visord_trt_context* c, void* address, int64_t bytes,
+                                            visord_trt_text error) noexcept {
+  return guarded("setDeviceMemory", error, [&]() -> visord_trt_status {
+#if IS_10
+    (void)bytes;
+    of(c)->context->setDeviceMemory(address);  // its successor is missing in 10.0
+#else
+    of(c)->context->setDeviceMemoryV2(address, bytes);
+#endif
+    if (of(c)->recorder.getNbErrors() == 0) return kOk;
+    return failed("setDeviceMemory", of(c)->recorder, error);
+  });
+}
+
 const visord_trt_api kApi = {
     {NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH, NV_TENSORRT_BUILD},
     {sizeof(visord_trt_dims), sizeof(visord_trt_profile_input), sizeof(visord_trt_build_options),
      offsetof(visord_trt_build_options, workspace_bytes), offsetof(visord_trt_build_options, timing_cache_bytes),
-     sizeof(visord_trt_sink), offsetof(visord_trt_io_tensor, shape), offsetof(visord_trt_api, context_enqueue)},
+     sizeof(visord_trt_sink), offsetof(visord_trt_io_tensor, shape), offsetof(visord_trt_api, context_set_device_memory)},
     library_open,
     library_close,
     library_version,
@@ -242,6 +256,7 @@ const visord_trt_api kApi = {
     context_tensor_shape,
     context_set_tensor_address,
     context_enqueue,
+    context_set_device_memory,
 };
 
 }  // namespace
