@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::instance::check;
 use super::postprocess;
 use super::served::shape_key;
-use crate::backend::{Instance, OutputBuffer, RowInput};
+use crate::backend::{Instance, LoadedModel, OutputBuffer, RowInput};
 use crate::model::config::Precision;
 use crate::model::golden::{CaseInput, Golden};
 use crate::model::spec::ModelSpec;
@@ -104,9 +104,10 @@ pub(super) fn run(
     spec: &ModelSpec,
     max_batch_size: usize,
     backend: &'static str,
-    precision: Precision,
+    loaded: &dyn LoadedModel,
     instance: &mut dyn Instance,
 ) -> Result<GoldenReport, Refusal> {
+    let (precision, normalized) = (loaded.precision(), loaded.normalizes());
     let start = Instant::now();
     let rows: Vec<RowInput> = golden.cases.iter().map(|c| row(&c.input)).collect();
     let rows: Vec<&RowInput> = rows.iter().collect();
@@ -118,7 +119,7 @@ pub(super) fn run(
     while at < rows.len() {
         let alike = rows[at..].iter().take_while(|r| shape_key(r) == shape_key(rows[at])).count();
         let count = alike.min(if spec.batched() { max_batch_size } else { 1 });
-        let answers = execute(instance, spec, &rows[at..at + count]).map_err(|(row, why)| {
+        let answers = execute(instance, spec, normalized, &rows[at..at + count]).map_err(|(row, why)| {
             failed(row.map_or(why.clone(), |r| format!("{}: {why}", golden.case_name(at + r))))
         })?;
         for (index, answer) in (at..).zip(answers) {
@@ -194,9 +195,10 @@ type Answer = Vec<Vec<u8>>;
 fn execute(
     instance: &mut dyn Instance,
     spec: &ModelSpec,
+    normalized: bool,
     rows: &[&RowInput],
 ) -> Result<Vec<Answer>, (Option<usize>, String)> {
-    let done = instance.execute(rows, &|_| Ok(())).map_err(|e| (None, e.to_string()))?;
+    let done = instance.run(rows).map_err(|e| (None, e.to_string()))?;
     let mut places = SmallVec::<[usize; 32]>::new();
     for (row, place) in done.rows.into_iter().enumerate() {
         places.push(place.map_err(|e| (Some(row), e.to_string()))?);
@@ -206,7 +208,7 @@ fn execute(
         return Err((None, why));
     }
     for (output, spec) in outputs.iter_mut().zip(&spec.outputs) {
-        postprocess::apply(output, spec);
+        postprocess::apply(output, spec, normalized);
     }
     let part = |output: &OutputBuffer, place: usize| {
         let bytes = if spec.batched() { output.data.len() / rows.len() } else { output.data.len() };

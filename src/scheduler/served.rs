@@ -1,7 +1,7 @@
 //! A loaded model version: what protocols call to get an answer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use super::guard::{Drift, GoldenReport, Refusal};
 use super::instance::Crew;
 use super::queue::Queue;
 use super::request::{InferRequest, InferResponse, Row, Shared};
-use crate::backend::{Backend, BackendError, InstancePlan, RowInput};
+use crate::backend::{Backend, BackendError, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
-use crate::model::config::{DynamicBatching, InstanceGroup, ModelConfig, OnDrift, Precision};
+use crate::model::config::{DynamicBatching, ModelConfig, OnDrift, Precision};
 use crate::model::repository::RepositoryVersion;
 use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, Protocol, Telemetry};
@@ -73,19 +73,6 @@ impl std::fmt::Debug for ServedModel {
             .field("version", &self.version)
             .field("backend", &self.backend)
             .finish_non_exhaustive()
-    }
-}
-
-/// Instances and threads for a CPU: one instance of one thread on each core, which measured best for
-/// throughput (docs/benchmarks.md), unless `[[instance_group]]` says otherwise.
-fn plan(config: &ModelConfig) -> InstancePlan {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match config.instance_group.first() {
-        None => InstancePlan { count: cores, threads: 1 },
-        Some(group) => {
-            let count = |g: &InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
-            InstancePlan { count: config.instance_group.iter().map(count).sum(), threads: group.threads }
-        }
     }
 }
 
@@ -151,8 +138,8 @@ impl ServedModel {
         telemetry: &Telemetry,
         start: Instant,
     ) -> Result<Self, LoadError> {
-        let plan = plan(config);
-        let loaded = backend.load(spec, plan, limits)?;
+        let plan = backend.plan(spec, &config.instance_group)?;
+        let loaded = backend.load(spec, &plan, limits)?;
         let max_batch_size = loaded.batch_limit().unwrap_or(usize::MAX).min(spec.rows_per_batch());
         let batching = &config.dynamic_batching;
         let mut preferred = batching.preferred_batch_size.clone();
@@ -194,6 +181,9 @@ impl ServedModel {
             max_batch_size,
             metrics: Arc::clone(&metrics),
             alive: AtomicUsize::new(0),
+            ready: AtomicUsize::new(0),
+            last_loss: Mutex::new(None),
+            lost: OnceLock::new(),
         });
         let mut served = Self {
             config: Arc::clone(config),
@@ -261,7 +251,13 @@ impl ServedModel {
     /// Whether an instance can take work.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.crew.alive.load(Ordering::Acquire) > 0
+        self.crew.ready.load(Ordering::Acquire) > 0
+    }
+
+    /// The device error that an instance could not be rebuilt after: only a new process can use the device again.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        self.crew.lost.get().map(String::as_str)
     }
 
     /// Rows that wait.

@@ -51,6 +51,17 @@ pub const READY: &str = "visord_ready";
 pub const CONNECTIONS: &str = "visord_http_connections";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
+/// Plans that were asked of the plan cache, by `outcome`.
+pub const PLAN_CACHE: &str = "visord_plan_cache_total";
+/// How long the latest build of a plan took, by `model` and `version`.
+pub const BUILD_SECONDS: &str = "visord_engine_build_duration_seconds";
+/// How far the build of a plan is, 0 to 1, by `model` and `version`.
+pub const BUILD_PROGRESS: &str = "visord_engine_build_progress_ratio";
+
+/// Images decoded for an engine on a GPU, by `decoder`: `hardware`, `hybrid` or `cpu`.
+pub const IMAGE_DECODES: &str = "visord_image_decodes_total";
+/// 1 where there is a GPU and a model is served without it.
+pub const GPU_UNUSED: &str = "visord_gpu_unused";
 
 /// Unit of a metric, for its description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +75,7 @@ pub enum Kind {
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 24] = [
+pub const ALL: [(&str, Kind, &str); 29] = [
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -93,6 +104,11 @@ pub const ALL: [(&str, Kind, &str); 24] = [
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
+    (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
+    (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
+    (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
+    (IMAGE_DECODES, Kind::Counter, "Images decoded for an engine on a GPU, by who decoded."),
+    (GPU_UNUSED, Kind::Gauge, "1 where there is a GPU and a model is served without it."),
 ];
 
 /// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.

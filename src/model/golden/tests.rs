@@ -2,8 +2,9 @@ use std::path::Path;
 
 use super::*;
 use crate::image::{ColorOrder, Layout, PreprocessConfig, ResizeRule};
-use crate::model::config::Normalize;
+use crate::model::config::{DecoderChoice, Normalize};
 use crate::model::spec::{ImageInput, OutputSpec};
+use crate::model::tensorrt::TensorRtConfig;
 use crate::tensor::{Datatype, TensorSpec};
 
 fn tensor(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
@@ -23,6 +24,8 @@ fn tensors(folder: &Path) -> ModelSpec {
             .to_vec(),
         image: None,
         precision: Precision::Fp32,
+        preferred_batch_size: Vec::new(),
+        tensorrt: TensorRtConfig::default(),
     }
 }
 
@@ -37,7 +40,8 @@ fn pictures(folder: &Path) -> ModelSpec {
         resize: ResizeRule::Stretch,
     };
     let inputs = vec![tensor("pixels", Datatype::Fp32, &[3, 2, 2])];
-    ModelSpec { inputs, image: Some(ImageInput { name: "image".into(), preprocess }), ..tensors(folder) }
+    let image = ImageInput { name: "image".into(), preprocess, decoder: DecoderChoice::Auto };
+    ModelSpec { inputs, image: Some(image), ..tensors(folder) }
 }
 
 /// What is read from that text, and what is wrong with it, without the file's name in front.

@@ -33,12 +33,13 @@ pub fn record(
 ) -> Result<(String, usize), String> {
     let spec = ModelSpec { precision: Precision::Fp32, ..spec.clone() };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let loaded: Arc<_> =
-        backend.load(&spec, InstancePlan { count: 1, threads }, limits).map_err(|e| e.to_string())?;
-    let mut instance = loaded.instance().map_err(|e| e.to_string())?;
+    let gpus = backend.plan(&spec, &[]).map_err(|e| e.to_string())?.gpus.into_iter().take(1).collect();
+    let plan = InstancePlan { count: 1, threads, gpus };
+    let loaded: Arc<_> = backend.load(&spec, &plan, limits).map_err(|e| e.to_string())?;
+    let mut instance = loaded.instance(0, Arc::new(|| {})).map_err(|e| e.to_string())?;
     let mut cases = Vec::new();
     for (name, input) in inputs(&spec, images)? {
-        let answers = execute(instance.as_mut(), &spec, &[&row(&input)]);
+        let answers = execute(instance.as_mut(), &spec, loaded.normalizes(), &[&row(&input)]);
         let mut answers = answers.map_err(|(_, why)| format!("{name}: {why}"))?;
         let outputs = answers.swap_remove(0).into_iter().enumerate();
         let outputs = outputs.map(|(output, data)| Expected { output, data }).collect();

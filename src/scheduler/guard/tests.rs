@@ -5,13 +5,14 @@ use bytes::Bytes;
 
 use super::record::record;
 use super::*;
-use crate::backend::{Backend, BackendError, Executed, InstancePlan, LoadedModel};
+use crate::backend::{Backend, BackendError, Executed, Execution, InstancePlan, LoadedModel, Wake};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::{ModelConfig, Normalize};
 use crate::model::golden::{Bound, Case, Expected, Golden};
 use crate::model::repository::RepositoryVersion;
 use crate::model::spec::OutputSpec;
+use crate::model::tensorrt::TensorRtConfig;
 use crate::problems::Problems;
 use crate::scheduler::served::{LoadError, ServedModel};
 use crate::telemetry::metrics::Telemetry;
@@ -57,7 +58,7 @@ impl Backend for Drifting {
     fn load(
         &self,
         spec: &ModelSpec,
-        _: InstancePlan,
+        _: &InstancePlan,
         _: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         self.loads.fetch_add(1, Ordering::SeqCst);
@@ -74,7 +75,7 @@ impl LoadedModel for Drifting {
         Some(2)
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         Ok(Box::new(self.clone()))
     }
 }
@@ -84,7 +85,7 @@ impl Instance for Drifting {
         &mut self,
         rows: &[&RowInput],
         _: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let rows: Vec<Vec<f32>> = rows
             .iter()
             .map(|row| {
@@ -106,8 +107,9 @@ impl Instance for Drifting {
         }
         let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
         let shape = vec![data.len() / 2, 2];
+        done.ran = data.len() / 2;
         done.outputs = vec![OutputBuffer { datatype: Datatype::Fp32, shape, data: bytes }];
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }
 
@@ -124,6 +126,8 @@ fn spec(precision: Precision, normalize: Normalize) -> ModelSpec {
         outputs: vec![OutputSpec { tensor: tensor("y"), softmax: false, normalize, labels: vec![] }],
         image: None,
         precision,
+        preferred_batch_size: Vec::new(),
+        tensorrt: TensorRtConfig::default(),
     }
 }
 

@@ -1,0 +1,1 @@
+//! Small graphs, one for each rule.
