@@ -94,12 +94,12 @@ visord_trt_status library_deserialize(visord_trt_library* lib, const void* plan,
     auto made = std::make_unique<Engine>();
     Capture capture;
     made->runtime.reset(factory_result<IRuntime>(of(lib)->create_runtime(&logger(), of(lib)->runtime_version)));
-    if (!made->runtime) return failed("createInferRuntime", capture.text, error);
+    if (!made->runtime) return failed("createInferRuntime", capture.text(), error);
     made->runtime->setErrorRecorder(&made->recorder);
     made->engine.reset(made->runtime->deserializeCudaEngine(plan, bytes));
     if (!made->engine) {
       std::string text = made->recorder.take();
-      return failed("deserializeCudaEngine", text.empty() ? capture.text : text, error);
+      return failed("deserializeCudaEngine", text.empty() ? capture.text() : text, error);
     }
     made->engine->setErrorRecorder(&made->recorder);
     *out = reinterpret_cast<visord_trt_engine*>(made.release());

@@ -43,24 +43,30 @@ struct Build {
   visord_trt_status create() {
     Capture capture;
     builder.reset(factory_result<IBuilder>(lib.create_builder(&logger(), lib.runtime_version)));
-    if (!builder) return failed("createInferBuilder", capture.text, error);
+    if (!builder) return failed("createInferBuilder", capture.text(), error);
     builder->setErrorRecorder(&recorder);
     network.reset(builder->createNetworkV2(0));
     if (!network) return failed("createNetworkV2", recorder, error);
     parser.reset(factory_result<nvonnxparser::IParser>(
         lib.create_parser(network.get(), &logger(), lib.parser_version)));
-    if (!parser) return failed("createNvOnnxParser", capture.text, error);
+    if (!parser) return failed("createNvOnnxParser", capture.text(), error);
     config.reset(builder->createBuilderConfig());
     if (!config) return failed("createBuilderConfig", recorder, error);
     return kOk;
   }
 
   visord_trt_status parse() {
+    Capture capture;
     if (!parser->parse(options.onnx, options.onnx_bytes, options.onnx_path)) {
       for (int i = 0; i < parser->getNbErrors(); ++i) {
         auto* e = parser->getError(i);
         sink.parser_error(sink.user, static_cast<int32_t>(e->code()), e->node(), e->nodeName(), e->nodeOperator(),
                           e->desc());
+      }
+      // The parser logs what its errors say, and besides why a file of external data cannot be read.
+      for (const auto& message : capture.messages) {
+        if (message.find("ModelImporter.cpp") != std::string::npos) continue;
+        sink.parser_error(sink.user, 0, -1, nullptr, nullptr, message.c_str());
       }
       return {VISORD_TRT_PARSE, "IParser::parse"};
     }
