@@ -53,7 +53,7 @@ impl Library {
             let library = runtime.display().to_string();
             match opened {
                 Ok((library_found, parser_fault)) => {
-                    let mut says = format!("{} {}", flavor.name(), library_found.version);
+                    let mut says = format!("{} {}", flavor.product(), library_found.version);
                     if let Some(fault) = parser_fault {
                         says.push_str(&format!(
                             ", without its ONNX parser, so it cannot build plans: {fault}"
@@ -201,7 +201,7 @@ impl Library {
 
 impl std::fmt::Debug for Library {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} at {}", self.flavor.name(), self.version, self.path.display())
+        write!(f, "{} {} at {}", self.flavor.product(), self.version, self.path.display())
     }
 }
 

@@ -89,7 +89,7 @@ struct Build {
     std::string text;
     for (int32_t i = 0; i < network->getNbInputs(); ++i) {
       auto* input = network->getInput(i);
-      text += (i ? ", \"" : "\"") + std::string(input->getName()) + "\" " + text_of(input->getDimensions());
+      text += (i ? ", " : "") + quoted(input->getName()) + " " + text_of(input->getDimensions());
     }
     return text;
   }
@@ -104,14 +104,14 @@ struct Build {
       const auto& given = profile.inputs[i];
       auto* input = input_named(given.name);
       if (!input) {
-        return refuse_profile("the model has no input \"" + std::string(given.name) + "\"; it has " + inputs());
+        return refuse_profile("the model has no input " + quoted(given.name) + "; it has " + inputs());
       }
       Dims shape = input->getDimensions();
       for (const auto* bound : {&given.min, &given.opt, &given.max}) {
         bool fits = bound->rank == shape.nbDims;
         for (int32_t d = 0; fits && d < shape.nbDims; ++d) fits = shape.d[d] < 0 || shape.d[d] == bound->d[d];
         if (fits) continue;
-        return refuse_profile("input \"" + std::string(given.name) + "\" is " + text_of(shape) +
+        return refuse_profile("input " + quoted(given.name) + " is " + text_of(shape) +
                               " in the model, which " + text_of(to_dims(*bound)) + " does not fit");
       }
     }
@@ -121,7 +121,7 @@ struct Build {
       if (std::find(shape.d, shape.d + shape.nbDims, -1) == shape.d + shape.nbDims) continue;
       auto names = [&](const visord_trt_profile_input& p) { return !std::strcmp(p.name, input->getName()); };
       if (std::none_of(profile.inputs, profile.inputs + profile.count, names)) {
-        return refuse_profile("it gives no shapes for input \"" + std::string(input->getName()) + "\", which is " +
+        return refuse_profile("it gives no shapes for input " + quoted(input->getName()) + ", which is " +
                               text_of(shape) + " in the model");
       }
     }
@@ -136,8 +136,7 @@ struct Build {
       varies |= std::find(shape.d, shape.d + shape.nbDims, -1) != shape.d + shape.nbDims;
       if (input->isShapeTensor()) {
         return refuse(VISORD_TRT_UNSUPPORTED, error,
-                      "input \"" + std::string(input->getName()) +
-                          "\" is used as a shape; export the model with it fixed");
+                      "input " + quoted(input->getName()) + " is used as a shape; export the model with it fixed");
       }
     }
     if (varies && options.profile_count == 0) {
@@ -153,11 +152,12 @@ struct Build {
         if (!profile->setDimensions(in.name, OptProfileSelector::kMIN, to_dims(in.min)) ||
             !profile->setDimensions(in.name, OptProfileSelector::kOPT, to_dims(in.opt)) ||
             !profile->setDimensions(in.name, OptProfileSelector::kMAX, to_dims(in.max))) {
-          return failed("IOptimizationProfile::setDimensions", recorder, error);
+          return failed("IOptimizationProfile::setDimensions", recorder, "input " + quoted(in.name), error);
         }
       }
-      if (!profile->isValid()) return failed("IOptimizationProfile::isValid", recorder, error);
-      if (config->addOptimizationProfile(profile) < 0) return failed("addOptimizationProfile", recorder, error);
+      if (!profile->isValid() || config->addOptimizationProfile(profile) < 0) {
+        return failed("addOptimizationProfile", recorder, "profile " + std::to_string(i), error);
+      }
     }
     return kOk;
   }
@@ -210,10 +210,8 @@ struct Build {
     for (int32_t i = 0; i < count; ++i) {
       const int32_t number = options.compute_capabilities[i];
       if (config->setComputeCapability(static_cast<ComputeCapability>(number), i)) continue;
-      return failed("setComputeCapability",
-                    recorder.take() + " (compute capability " + std::to_string(number / 10) + "." +
-                        std::to_string(number % 10) + ")",
-                    error);
+      return failed("setComputeCapability", recorder,
+                    "compute capability " + std::to_string(number / 10) + "." + std::to_string(number % 10), error);
     }
     return kOk;
 #else

@@ -195,6 +195,12 @@ visord_trt_status failed(const char* call, Recorder& recorder, visord_trt_text e
   return failed(call, recorder.take(), error);
 }
 
+// With what the call was about, which TensorRT's texts often leave out.
+visord_trt_status failed(const char* call, Recorder& recorder, const std::string& about, visord_trt_text error) {
+  const std::string text = recorder.take();
+  return failed(call, text.empty() ? "refused: " + about : text + " (" + about + ")", error);
+}
+
 // Without a driver the factories of 10.16 and 11.4 return small numbers, not null.
 template <class T>
 T* factory_result(void* made) {
@@ -221,6 +227,8 @@ std::string text_of(const Dims& dims) {
   for (int32_t i = 0; i < dims.nbDims; ++i) text += (i ? ", " : "") + std::to_string(dims.d[i]);
   return text + "]";
 }
+
+std::string quoted(const char* name) { return "\"" + std::string(name) + "\""; }
 
 std::string text_of(const visord_trt_version& v) {
   return std::to_string(v.major) + "." + std::to_string(v.minor) + "." + std::to_string(v.patch) + "." +
