@@ -22,6 +22,10 @@ endif
 # In recipes: uses OpenVINO's libraries where they can be had.
 openvino = if dir=$$(scripts/openvino "$(TARGET)"); then export VISORD_OPENVINO_DIR="$$dir"; fi
 
+# In recipes: TensorRT libraries that tests use without a GPU. The tests look for them under target/; where they cannot
+# be had, tests say so, and fail if CI is set.
+tensorrt = for kind in "rtx" "lean 10" "lean 11"; do scripts/tensorrt-$$kind "$(TARGET)" >/dev/null || true; done
+
 .PHONY: help
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,7 +69,7 @@ test: check test-rust test-doc test-clients ## Everything CI runs
 
 .PHONY: test-rust
 test-rust: preflight ## Unit, integration and golden tests
-	@$(openvino); \
+	@$(tensorrt); $(openvino); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    echo "==> cargo nextest run"; cargo nextest run --locked; \
 	else \

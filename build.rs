@@ -59,7 +59,7 @@ mod tensorrt {
         for file in ["build.rs", "Cargo.lock"] {
             println!("cargo::rerun-if-changed={file}");
         }
-        for file in ["shim.cpp", "shim.h"] {
+        for file in ["shim.cpp", "shim.h", "shim_build.h", "shim_support.h"] {
             println!("cargo::rerun-if-changed={FOLDER}/{file}");
         }
         println!(

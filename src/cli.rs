@@ -21,7 +21,17 @@ pub struct Cli {
     pub command: Command,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("VISORD_COMMIT"), ")");
+#[cfg(feature = "tensorrt")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("VISORD_COMMIT"),
+    ")\nTensorRT headers: ",
+    env!("VISORD_TENSORRT_HEADERS")
+);
+#[cfg(not(feature = "tensorrt"))]
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("VISORD_COMMIT"), ")\nbuilt without TensorRT");
 
 /// What visord can do.
 #[derive(Debug, Subcommand)]

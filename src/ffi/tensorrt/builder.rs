@@ -289,6 +289,12 @@ fn dims(name: &str, shape: &[i64]) -> Result<sys::Dims, TensorRtError> {
 
 impl Flags {
     fn new(options: &BuildOptions) -> Result<Self, TensorRtError> {
+        // TensorRT takes the nearest level that it has, without a word.
+        if let Some(level @ 6..) = options.optimization_level {
+            return Err(TensorRtError::Interface(format!(
+                "optimisation level {level}: the levels are 0 to 5"
+            )));
+        }
         let inputs = options
             .profiles
             .iter()

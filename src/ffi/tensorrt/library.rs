@@ -20,7 +20,6 @@ pub(crate) struct Finding {
 }
 
 /// An open TensorRT: its runtime, and its builder and ONNX parser where it has them.
-#[derive(Debug)]
 pub(crate) struct Library {
     handle: NonNull<sys::Library>,
     api: &'static sys::Api,
@@ -86,7 +85,12 @@ impl Library {
         runtime: &Path,
         parser: Option<&Path>,
     ) -> Result<(Self, Option<String>), TensorRtError> {
-        let open_error = |why: String| TensorRtError::Open { library: runtime.to_owned(), why };
+        // The loader begins with the name that it was given, and so do our errors.
+        let prefix = format!("{}: ", runtime.display());
+        let open_error = |why: String| TensorRtError::Open {
+            library: runtime.to_owned(),
+            why: why.strip_prefix(&prefix).map(str::to_owned).unwrap_or(why),
+        };
         let Some(api) = flavor.api() else {
             return Err(match loads(runtime) {
                 Ok(()) => TensorRtError::Unsupported(format!(
@@ -190,6 +194,12 @@ impl Library {
 
     pub(super) fn handle(&self) -> *mut sys::Library {
         self.handle.as_ptr()
+    }
+}
+
+impl std::fmt::Debug for Library {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} at {}", self.flavor.name(), self.version, self.path.display())
     }
 }
 

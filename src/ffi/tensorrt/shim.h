@@ -74,8 +74,8 @@ typedef struct {
 
 enum { VISORD_TRT_PHASE_START = 0, VISORD_TRT_PHASE_STEP = 1, VISORD_TRT_PHASE_FINISH = 2 };
 
-// What a build gives back. `progress` is called from any thread, from one at a time; the others on the thread
-// that called `build`.
+// What a build gives back. `progress` is called from any thread, and from several at once; the others on the
+// thread that called `build`, when `progress` is not.
 typedef struct {
   void* user;
   void (*plan)(void* user, const void* data, size_t bytes);
@@ -113,6 +113,7 @@ typedef struct {
 
 typedef struct {
   visord_trt_version headers;
+  size_t layout[8];  // of the structs above, for a test: sys::LAYOUT
 
   // `parser` may be null. `parser_text` is told why the parser cannot be used; the library opens without it.
   visord_trt_status (*open)(const char* library, const char* parser, visord_trt_log log, visord_trt_library** out,

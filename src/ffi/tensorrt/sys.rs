@@ -1,6 +1,8 @@
-//! Declarations of the C++ shim: the same as `shim.h`, in its order.
+//! Declarations of the C++ shim: the same as `shim.h`, in its order. A test
+//! compares [`LAYOUT`].
 
 use std::ffi::{c_char, c_void};
+use std::mem::offset_of;
 
 /// Receives a line of TensorRT's log; severities as in `nvinfer1::ILogger`.
 pub(super) type Log = extern "C" fn(severity: i32, message: *const c_char);
@@ -149,9 +151,10 @@ pub(super) struct IoTensor {
 
 /// One table for each header set. No field is ever null.
 #[repr(C)]
-#[derive(Debug)]
 pub(super) struct Api {
     pub(super) headers: Version,
+    /// [`LAYOUT`], as the C++ compiler has it.
+    pub(super) layout: [usize; 8],
     pub(super) open: unsafe extern "C" fn(
         library: *const c_char,
         parser: *const c_char,
@@ -205,6 +208,18 @@ pub(super) struct Api {
     pub(super) context_enqueue:
         unsafe extern "C" fn(*mut Context, stream: *mut c_void, error: Text) -> Status,
 }
+
+/// Sizes and offsets that both sides must agree on.
+pub(super) const LAYOUT: [usize; 8] = [
+    size_of::<Dims>(),
+    size_of::<ProfileInput>(),
+    size_of::<BuildOptions>(),
+    offset_of!(BuildOptions, workspace_bytes),
+    offset_of!(BuildOptions, timing_cache_bytes),
+    size_of::<Sink>(),
+    offset_of!(IoTensor, shape),
+    offset_of!(Api, context_enqueue),
+];
 
 unsafe extern "C" {
     #[cfg(tensorrt_headers_10)]
