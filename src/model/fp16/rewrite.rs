@@ -1,0 +1,463 @@
+//! Writes a graph anew after [`precision`](super::precision) has decided.
+
+use super::graph::{Attribute, Graph, Node, attribute_field, graph_field, node_field};
+use super::operators::{self, Class, Output};
+use super::precision::{Decision, Rules, decide, fold, is_folded, wanted};
+use super::scope::{Constant, Names, Origin, Precision, Scope, Scopes, Value};
+use super::tensor::{Tensor, array, elem, vector};
+use super::wire::{Field, Message};
+use super::{Fp16Error, Report};
+
+/// What is the same for all graphs of a model.
+pub struct Rewriter<'o> {
+    /// How to decide.
+    pub rules: Rules<'o>,
+    /// IR version; below 4, weights are listed as inputs too.
+    pub ir_version: i64,
+    /// Names that are taken.
+    pub names: Names,
+    /// What was done so far.
+    pub report: Report,
+}
+
+/// New weights of a graph, encoded, and their entries among the inputs where those are due.
+#[derive(Default)]
+struct Weights {
+    tensors: Vec<Vec<u8>>,
+    inputs: Vec<Vec<u8>>,
+}
+
+impl<'a> Rewriter<'_> {
+    /// The graph in FP16. `feeds` are the element types of the inputs of the node around it, which those inputs
+    /// of the graph have that do not say theirs.
+    ///
+    /// # Errors
+    /// [`Fp16Error`].
+    pub fn graph(
+        &mut self,
+        scopes: &mut Scopes<'a>,
+        bytes: &'a [u8],
+        feeds: &[i32],
+    ) -> Result<Vec<u8>, Fp16Error> {
+        let graph = Graph::parse(bytes).map_err(|e| Fp16Error::Damaged(e.to_string()))?;
+        scopes.0.push(Scope::default());
+        self.define(scopes, &graph, feeds)?;
+        for info in &graph.outputs {
+            let at = scopes.top().find(info.name).ok_or_else(|| {
+                Fp16Error::Damaged(format!("the output \"{}\" is not made in its graph", info.name))
+            })?;
+            scopes.top_mut().values[at].output = true;
+        }
+        let decisions = decide(&graph.nodes, scopes, &self.rules)?;
+        for value in &mut scopes.top_mut().values {
+            if value.output {
+                value.used = true;
+                if value.is_float() && value.native == Precision::Half {
+                    let name = self.names.unique(value.name, "fp16");
+                    value.rename(Precision::Half, name);
+                    value.both = true;
+                }
+            }
+        }
+        let mut weights = Weights::default();
+        let mut nodes = Vec::with_capacity(graph.nodes.len());
+        for (node, decision) in graph.nodes.iter().zip(decisions) {
+            nodes.push(self.node(scopes, node, decision, &mut weights)?);
+        }
+        let scope = scopes.0.pop().unwrap_or_default();
+        self.assemble(&scope, &graph, nodes, weights)
+    }
+
+    fn define(&self, scopes: &mut Scopes<'a>, graph: &Graph<'a>, feeds: &[i32]) -> Result<(), Fp16Error> {
+        let twice = |name: &str| Fp16Error::Damaged(format!("the value \"{name}\" is made twice"));
+        for (i, tensor) in graph.weights.iter().enumerate() {
+            let mut value = Value::new(tensor.name, tensor.elem, Origin::Weight(i));
+            value.constant = value.is_float().then(|| Constant::Tensor(tensor.clone()));
+            scopes.top_mut().define(value).map_err(twice)?;
+        }
+        for (tensor, _) in &graph.sparse {
+            scopes.top_mut().define(Value::new(tensor.name, tensor.elem, Origin::Input)).map_err(twice)?;
+        }
+        for (i, info) in graph.inputs.iter().enumerate() {
+            if scopes.top().find(info.name).is_some() {
+                continue;
+            }
+            let elem = info.elem.or(feeds.get(i).copied()).ok_or_else(|| {
+                Fp16Error::Damaged(format!("the input \"{}\" has no element type", info.name))
+            })?;
+            scopes.top_mut().define(Value::new(info.name, elem, Origin::Input)).map_err(twice)?;
+        }
+        for (i, node) in graph.nodes.iter().enumerate() {
+            if let Some(name) = node.inputs.iter().find(|n| !n.is_empty() && scopes.find(n).is_none()) {
+                return Err(Fp16Error::operator(
+                    node,
+                    format!("reads \"{name}\", which nothing makes before it"),
+                ));
+            }
+            let row = operators::find(node.op).filter(|_| node.domain.is_empty());
+            if row.is_some_and(|row| row.class == Class::Refused) {
+                return Err(Fp16Error::operator(node, "works on sequences, which have no FP16 form".into()));
+            }
+            let constant = if node.is("Constant") { Constant::of(node).transpose() } else { Ok(None) };
+            let constant = constant.map_err(|e| Fp16Error::weights(node.name, e))?;
+            for (o, name) in node.outputs.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
+                let mut value = Value::new(name, self.output_elem(scopes, graph, node, o)?, Origin::Node(i));
+                value.constant.clone_from(&constant);
+                scopes.top_mut().define(value).map_err(twice)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Element type of an output of a node whose inputs are defined.
+    fn output_elem(
+        &self,
+        scopes: &Scopes<'a>,
+        graph: &Graph<'a>,
+        node: &Node<'a>,
+        output: usize,
+    ) -> Result<i32, Fp16Error> {
+        let like = |i: usize| {
+            let name = node.inputs.get(i).filter(|n| !n.is_empty());
+            name.and_then(|n| scopes.value(n))
+                .map(|v| v.elem)
+                .ok_or_else(|| Fp16Error::operator(node, format!("has no input {i}")))
+        };
+        let int =
+            |name: &str| node.attribute(name).and_then(Attribute::int).and_then(|v| i32::try_from(v).ok());
+        let rule = match operators::find(node.op).filter(|_| node.domain.is_empty()) {
+            Some(row) => row.output(output),
+            None => Output::Declared,
+        };
+        Ok(match (node.op, rule) {
+            ("Constant", _) => constant_elem(node),
+            ("ConstantOfShape", _) => match node.attribute("value").and_then(Attribute::tensor) {
+                Some(tensor) => tensor.map_err(|e| Fp16Error::weights(node.name, e))?.elem,
+                None => elem::FLOAT,
+            },
+            ("Dropout", _) if self.rules.opset < 10 => like(0)?,
+            ("DequantizeLinear", _) => match int("output_dtype") {
+                Some(t) if t != 0 => t,
+                _ => like(1)?,
+            },
+            (_, Output::Like(i)) => like(i)?,
+            (_, Output::Float) => elem::FLOAT,
+            (_, Output::Other) => 0,
+            (op, Output::Attribute(name)) => match (int(name), op) {
+                (Some(t), _) => t,
+                (None, "Cast" | "BitCast") => {
+                    return Err(Fp16Error::operator(node, format!("has no attribute \"{name}\"")));
+                }
+                (None, "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli") => like(0)?,
+                (None, _) => elem::FLOAT,
+            },
+            (op, Output::Declared) => {
+                let body = node.attributes.iter().flat_map(Attribute::graphs).next();
+                let elems = body.and_then(|bytes| Graph::output_elems(bytes.ok()?).ok()).unwrap_or_default();
+                let index = if op == "Loop" { output + 1 } else { output };
+                let named = |v: &&super::graph::ValueInfo| v.name == node.outputs[output];
+                let declared = graph.value_info.iter().chain(&graph.outputs).find(named).and_then(|v| v.elem);
+                elems.get(index).copied().flatten().or(declared).ok_or_else(|| {
+                    let name = node.outputs[output];
+                    Fp16Error::operator(
+                        node,
+                        format!("makes \"{name}\" of unknown type; run onnx.shape_inference on the model"),
+                    )
+                })?
+            }
+        })
+    }
+
+    /// The node anew; nothing where its result is there under another name, or is made later.
+    fn node(
+        &mut self,
+        scopes: &mut Scopes<'a>,
+        node: &Node<'a>,
+        decision: Decision,
+        weights: &mut Weights,
+    ) -> Result<Option<Vec<u8>>, Fp16Error> {
+        let output = node.outputs.first().and_then(|n| scopes.top().find(n));
+        let is_float = |scopes: &Scopes, v: usize| scopes.top().values[v].is_float();
+        let touches = |names: &[&str]| names.iter().any(|n| scopes.value(n).is_some_and(Value::is_float));
+        if decision == Decision::In(Precision::Half)
+            && !node.is("Cast")
+            && (touches(&node.inputs) || touches(&node.outputs))
+        {
+            self.report.half_nodes += 1;
+        } else if matches!(decision, Decision::In(Precision::Single)) {
+            self.report.single_nodes += 1;
+        }
+        if let Some(v) = output {
+            if node.is("Cast") {
+                if self.is_spare_cast(scopes, node, v) {
+                    return Ok(None);
+                }
+            } else if node.is("Constant") && is_float(scopes, v) && scopes.top().values[v].constant.is_some()
+            {
+                return Ok(None);
+            }
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        let folded = is_folded(node, decision);
+        for (slot, name) in node.inputs.iter().enumerate() {
+            if folded && slot > 0 {
+                if let Some(at) = scopes.find(name) {
+                    scopes.at_mut(at).folded = true;
+                }
+                continue;
+            }
+            let mut want = wanted(node, decision, slot);
+            if node.is("Cast") && output.is_some_and(|v| is_float(scopes, v)) {
+                want = output.map(|v| scopes.top().values[v].native);
+            }
+            inputs.push(scopes.read(name, want, &mut self.names).unwrap_or_default());
+        }
+        let feeds: Vec<i32> = node.inputs.iter().map(|n| scopes.value(n).map_or(0, |v| v.elem)).collect();
+        let mut attributes = Vec::with_capacity(node.attributes.len());
+        for attribute in &node.attributes {
+            attributes.push(self.attribute(scopes, attribute, &feeds)?);
+        }
+        if folded {
+            self.fold_into(scopes, node, &mut inputs, &mut attributes, weights)?;
+        }
+        if let Some(v) = output.filter(|v| is_float(scopes, *v)) {
+            let native = scopes.top().values[v].native;
+            match node.op {
+                "Cast" if node.domain.is_empty() => {
+                    set_attribute(&mut attributes, node, "to", Attribute::with_int("to", native.elem()));
+                }
+                "EyeLike" if node.domain.is_empty() => {
+                    set_attribute(
+                        &mut attributes,
+                        node,
+                        "dtype",
+                        Attribute::with_int("dtype", native.elem()),
+                    );
+                }
+                "ConstantOfShape" if node.domain.is_empty() && native == Precision::Half => {
+                    let value = match node.attribute("value").and_then(Attribute::tensor) {
+                        Some(tensor) => tensor
+                            .and_then(|t| t.to_fp16(t.name, self.rules.folder, &mut self.report))
+                            .map_err(|e| Fp16Error::weights(node.name, e))?,
+                        None => array("value", Some(1), &[0.0], &mut self.report),
+                    };
+                    set_attribute(&mut attributes, node, "value", Attribute::with_tensor("value", value));
+                }
+                _ => {}
+            }
+        }
+        let outputs: Vec<String> = node
+            .outputs
+            .iter()
+            .map(|n| scopes.top().find(n).map_or("", |v| scopes.top().values[v].native_name()).to_owned())
+            .collect();
+        Ok(Some(node.with(&inputs, &outputs, attributes)))
+    }
+
+    /// Whether a `Cast` has nothing to do any more, as its input is there in the type that it makes; its output
+    /// then is that input under another name.
+    fn is_spare_cast(&mut self, scopes: &mut Scopes<'a>, node: &Node<'a>, output: usize) -> bool {
+        let Some(input) = node.inputs.first().and_then(|n| scopes.value(n)) else { return false };
+        let (from_float, from_half) = (input.is_float(), input.elem == elem::FLOAT16);
+        let value = &scopes.top().values[output];
+        if value.output {
+            return false;
+        }
+        let (native, to_float, to_half) = (value.native, value.is_float(), value.elem == elem::FLOAT16);
+        let (precision, slot) = match (from_float, to_float) {
+            (true, true) => (native, native),
+            (true, false) if to_half => (Precision::Half, Precision::Single),
+            (false, true) if from_half && native == Precision::Half => (Precision::Half, Precision::Half),
+            _ => return false,
+        };
+        let Some(name) = scopes.read(node.inputs[0], Some(precision), &mut self.names) else { return false };
+        scopes.top_mut().values[output].rename(slot, name);
+        true
+    }
+
+    fn attribute(
+        &mut self,
+        scopes: &mut Scopes<'a>,
+        attribute: &Attribute<'a>,
+        feeds: &[i32],
+    ) -> Result<Field<'a>, Fp16Error> {
+        let mut message = attribute.message.clone();
+        for field in &mut message.0 {
+            if matches!(field.number, attribute_field::G | attribute_field::GRAPHS) {
+                let bytes = field.borrowed().map_err(|e| Fp16Error::Damaged(e.to_string()))?;
+                *field = Field::bytes(field.number, self.graph(scopes, bytes, feeds)?);
+            }
+        }
+        Ok(Field::bytes(node_field::ATTRIBUTE, message.encode()))
+    }
+
+    fn fold_into(
+        &mut self,
+        scopes: &Scopes<'a>,
+        node: &Node<'a>,
+        inputs: &mut Vec<String>,
+        attributes: &mut Vec<Field<'a>>,
+        weights: &mut Weights,
+    ) -> Result<(), Fp16Error> {
+        let (a, b) = fold(node, scopes, &self.rules)?
+            .ok_or_else(|| Fp16Error::operator(node, "cannot be folded any more".into()))?;
+        let (mean, variance) = (vec![0.0; a.len()], vec![1.0; a.len()]);
+        for (suffix, values) in [("scale", a), ("bias", b), ("mean", mean), ("variance", variance)] {
+            let name = self.names.unique(node.outputs.first().copied().unwrap_or_default(), suffix);
+            let tensor = vector(&name, &values, &mut self.report);
+            if self.ir_version < 4 {
+                let parsed = Tensor::parse(&tensor).map_err(|e| Fp16Error::weights(&name, e))?;
+                weights.inputs.push(parsed.as_input(&name, elem::FLOAT16));
+            }
+            weights.tensors.push(tensor);
+            inputs.push(name);
+        }
+        set_attribute(attributes, node, "epsilon", Attribute::with_float("epsilon", 0.0));
+        Ok(())
+    }
+
+    fn assemble(
+        &mut self,
+        scope: &Scope<'a>,
+        graph: &Graph<'a>,
+        nodes: Vec<Option<Vec<u8>>>,
+        mut weights: Weights,
+    ) -> Result<Vec<u8>, Fp16Error> {
+        let value_of = |name: &str| scope.find(name).map(|v| &scope.values[v]);
+        let is_dropped = |v: &Value| v.folded && !v.used;
+        let mut out: Vec<Field> = Vec::new();
+        let node = |bytes: Vec<u8>| Field::bytes(graph_field::NODE, bytes);
+        for value in scope.values.iter().filter(|v| v.origin == Origin::Input) {
+            out.extend(self.cast(value).map(node));
+        }
+        for (original, rewritten) in graph.nodes.iter().zip(nodes) {
+            let constant = rewritten.is_none() && original.is("Constant");
+            out.extend(rewritten.map(node));
+            for value in original.outputs.iter().filter_map(|n| value_of(n)) {
+                if constant {
+                    if is_dropped(value) {
+                        continue;
+                    }
+                    for precision in [value.native, value.native.other()] {
+                        if precision == value.native || value.both {
+                            out.push(node(self.constant(original, value, precision)?));
+                        }
+                    }
+                } else {
+                    out.extend(self.cast(value).map(node));
+                }
+            }
+        }
+        for tensor in &graph.weights {
+            let Some(value) = value_of(tensor.name).filter(|v| !is_dropped(v)) else { continue };
+            for precision in [value.native, value.native.other()] {
+                if precision != value.native && !value.both {
+                    continue;
+                }
+                let name = value.name_in(precision);
+                let encoded = match precision {
+                    Precision::Half if value.is_float() => {
+                        tensor.to_fp16(name, self.rules.folder, &mut self.report)
+                    }
+                    Precision::Half | Precision::Single => tensor.renamed(name),
+                };
+                out.push(Field::bytes(
+                    graph_field::INITIALIZER,
+                    encoded.map_err(|e| Fp16Error::weights(tensor.name, e))?,
+                ));
+                if self.ir_version < 4 && name != tensor.name {
+                    weights.inputs.push(tensor.as_input(name, precision.elem()));
+                }
+            }
+        }
+        out.extend(weights.tensors.into_iter().map(|t| Field::bytes(graph_field::INITIALIZER, t)));
+        let sparse = graph.sparse.iter();
+        out.extend(sparse.map(|(_, bytes)| Field::bytes(graph_field::SPARSE_INITIALIZER, *bytes)));
+        let damaged = |e: super::wire::WireError| Fp16Error::Damaged(e.to_string());
+        for info in &graph.inputs {
+            let weight = value_of(info.name).filter(|v| matches!(v.origin, Origin::Weight(_)));
+            out.push(match weight {
+                Some(value) if is_dropped(value) => continue,
+                Some(value) if value.is_float() => {
+                    Field::bytes(graph_field::INPUT, info.with_elem(value.native.elem()).map_err(damaged)?)
+                }
+                Some(_) | None => Field::bytes(graph_field::INPUT, info.bytes),
+            });
+        }
+        out.extend(weights.inputs.into_iter().map(|i| Field::bytes(graph_field::INPUT, i)));
+        out.extend(graph.outputs.iter().map(|o| Field::bytes(graph_field::OUTPUT, o.bytes)));
+        for info in &graph.value_info {
+            let Some(value) = value_of(info.name).filter(|v| v.is_float() || v.native_name() != v.name)
+            else {
+                out.push(Field::bytes(graph_field::VALUE_INFO, info.bytes));
+                continue;
+            };
+            if value.native_name() == value.name {
+                let info = info.with_elem(value.native.elem()).map_err(damaged)?;
+                out.push(Field::bytes(graph_field::VALUE_INFO, info));
+            } else if value.output {
+                out.push(Field::bytes(graph_field::VALUE_INFO, info.bytes));
+            }
+        }
+        out.extend(graph.rest.iter().cloned());
+        Ok(Message(out).encode())
+    }
+
+    /// The `Cast` that makes the other precision of a value, where that is wanted.
+    fn cast(&mut self, value: &Value<'a>) -> Option<Vec<u8>> {
+        let other = value.native.other();
+        let wanted = value.both && value.is_float();
+        wanted.then(|| {
+            self.report.casts += 1;
+            Node::cast(value.native_name(), value.name_in(other), other.elem())
+        })
+    }
+
+    fn constant(
+        &mut self,
+        node: &Node<'a>,
+        value: &Value<'a>,
+        precision: Precision,
+    ) -> Result<Vec<u8>, Fp16Error> {
+        let mut attributes: Vec<Field> = Vec::new();
+        for attribute in &node.attributes {
+            attributes.push(Field::bytes(node_field::ATTRIBUTE, attribute.message.encode()));
+        }
+        if let (Precision::Half, Some(constant)) = (precision, &value.constant) {
+            let tensor = match constant {
+                Constant::Tensor(t) => t.to_fp16(t.name, self.rules.folder, &mut self.report),
+                Constant::Float(v) => Ok(array("", None, &[*v], &mut self.report)),
+                Constant::Floats(v) => Ok(vector("", v, &mut self.report)),
+            };
+            let tensor = tensor.map_err(|e| Fp16Error::weights(value.name, e))?;
+            attributes = vec![Attribute::with_tensor("value", tensor)];
+        }
+        Ok(node.with(&[], &[value.name_in(precision).to_owned()], attributes))
+    }
+}
+
+/// Puts an attribute in the place of the one of the same name, or at the end.
+fn set_attribute<'a>(fields: &mut Vec<Field<'a>>, node: &Node<'a>, name: &str, field: Field<'a>) {
+    match node.attributes.iter().position(|a| a.name == name) {
+        Some(at) => fields[at] = field,
+        None => fields.push(field),
+    }
+}
+
+/// Element type of what a `Constant` node makes.
+fn constant_elem(node: &Node<'_>) -> i32 {
+    let tensor = node.attribute("value").and_then(Attribute::tensor).and_then(Result::ok);
+    // Sparse values are looked at for their type alone: the node stays as it is and a cast follows it.
+    let sparse = || {
+        let field = node.attribute("sparse_value")?.message.last(22)?.borrowed().ok()?;
+        let values = Message::parse(field).ok()?;
+        Tensor::parse(values.last(1)?.borrowed().ok()?).ok().map(|t| t.elem)
+    };
+    match tensor.map(|t| t.elem).or_else(sparse) {
+        Some(elem) => elem,
+        None if node.attribute("value_float").is_some() || node.attribute("value_floats").is_some() => {
+            elem::FLOAT
+        }
+        None => 0,
+    }
+}
