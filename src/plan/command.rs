@@ -20,8 +20,9 @@ use crate::model::repository::{self, RepositoryModel};
 use crate::model::spec::ModelSpec;
 use crate::problems::Problems;
 
-/// Without a terminal, a line this often.
+/// Without a terminal, a line this often, or whenever the ratio has grown this much.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
+const LINE_RATIO: f64 = 0.25;
 
 /// How `visord build` ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +207,7 @@ fn kept(plan: &Plan) -> Result<String, String> {
 struct Teller<'a> {
     what: &'a str,
     bar: Option<ProgressBar>,
-    told: Option<Instant>,
+    told: Option<(Instant, f64)>,
 }
 
 /// Steps of the bar: as fine as a terminal can show.
@@ -232,8 +233,11 @@ impl<'a> Teller<'a> {
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.set_position((ratio * BAR_STEPS as f64) as u64);
-        } else if self.told.is_none_or(|t| t.elapsed() >= LINE_INTERVAL) {
-            self.told = Some(Instant::now());
+        } else if self
+            .told
+            .is_none_or(|(at, told)| at.elapsed() >= LINE_INTERVAL || ratio >= told + LINE_RATIO)
+        {
+            self.told = Some((Instant::now(), ratio));
             eprintln!("{}: {:.0} % {text}", self.what, ratio * 100.0);
         }
     }
