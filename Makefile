@@ -64,7 +64,7 @@ check: preflight ## Format, lints, docs, and licences where cargo-deny is instal
 	@echo "check: passed"
 
 .PHONY: test
-test: check test-rust test-doc test-clients ## Everything CI runs
+test: check test-rust test-doc test-kernels test-clients ## Everything CI runs
 	@echo "make test: all suites passed"
 
 .PHONY: test-rust
@@ -82,6 +82,25 @@ test-doc: preflight ## Examples in the documentation
 	@echo "==> cargo test --doc"
 	@cargo test --locked --doc
 	@echo "test-doc: passed"
+
+# NVRTC and ptxas, from their Python wheels.
+kernel-tools = scripts/venv "$(TARGET)/kernels/tools" scripts/kernels-requirements.txt || { \
+    echo "NVRTC and ptxas (x86_64 wheels, 45 MB) cannot be fetched: the network is needed once" >&2; exit 69; }
+
+.PHONY: test-kernels
+test-kernels: preflight ## Kernels: PTX as committed, no spills, right on the host, mistakes seen
+	@$(kernel-tools)
+	@echo "==> kernels/*.ptx"
+	@scripts/kernels "$(TARGET)/kernels/tools" check "$(TARGET)/kernels/ptx"
+	@echo "==> kernels on the host"
+	@tests/kernels/run "$(TARGET)/kernels/host"
+	@echo "test-kernels: passed"
+
+.PHONY: kernels
+kernels: ## Compiles kernels/*.cu to the PTX beside them, and shows what changed
+	@$(kernel-tools)
+	@scripts/kernels "$(TARGET)/kernels/tools" write
+	@git --no-pager diff --stat -- kernels
 
 .PHONY: test-clients
 test-clients: preflight ## Real Python clients against the running daemon (PYTEST="-k paddle")

@@ -12,7 +12,7 @@ use crate::backend::select::Backends;
 use crate::config::Config;
 use crate::model::repository::RepositoryModel;
 use crate::scheduler::registry::{Registry, VersionState};
-use crate::scheduler::served::ServedModel;
+use crate::scheduler::served::{LoadError, ServedModel};
 use crate::server::http::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::telemetry::metrics::Telemetry;
@@ -163,7 +163,7 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener,
 /// Loads every version of every model; blocking.
 fn load(state: &ServerState, config: &Config) -> Result<(), AppError> {
     let start = Instant::now();
-    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+    let backends = Backends::new(&config.args, &state.telemetry);
     let mut warned = false;
     for model in &config.models {
         load_model(state, config, model, &backends, &mut warned)?;
@@ -187,7 +187,7 @@ fn load_model(
             state.set(&shared, version.version, &VersionState::Unavailable(why.clone()));
             AppError::Load { model: name.clone(), version: version.version, why }
         };
-        let chosen = backends.choose(model.config.backend).map_err(|e| refuse(e.to_string()))?;
+        let chosen = backends.choose(name, model.config.backend).map_err(|e| refuse(e.to_string()))?;
         if !*warned && !chosen.passed_over.is_empty() {
             *warned = true;
             tracing::warn!(
@@ -197,14 +197,14 @@ fn load_model(
             );
         }
         let start = Instant::now();
-        let loaded = ServedModel::load(
-            &shared,
-            version.version,
-            &version.spec,
-            &*chosen.backend,
-            config.image,
-            &state.telemetry,
-        );
+        let load = |backend| ServedModel::load(&shared, version, backend, config.image, &state.telemetry);
+        let loaded = match (load(&*chosen.backend), &chosen.otherwise) {
+            (Err(LoadError::Backend(e)), Some(otherwise)) => {
+                backends.gpu_unused(name, &e.to_string());
+                load(&**otherwise)
+            }
+            (loaded, _) => loaded,
+        };
         let served = loaded.map_err(|e| refuse(e.to_string()))?;
         let info = &served.backend;
         tracing::info!(

@@ -39,7 +39,7 @@ pub enum Command {
     /// Serve the models of a repository until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
-    Check(Box<ServeArgs>),
+    Check(Box<CheckArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
 }
@@ -53,6 +53,26 @@ pub enum PaddleErrNo {
     /// 3000 to 10000, as from 0.8 on.
     #[value(name = "0.8")]
     V08,
+}
+
+/// Flags of `check`: those of `serve`, and what it may write.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+
+    /// Write golden.json beside each version's model.onnx: what its backend answers in fp32 now
+    #[arg(long)]
+    pub golden: bool,
+
+    /// Image for --golden, again for each further one [default: made-up pictures]
+    #[arg(long, value_name = "FILE", requires = "golden")]
+    pub golden_image: Vec<PathBuf>,
+
+    /// Let --golden replace files that are there
+    #[arg(long, requires = "golden")]
+    pub force: bool,
 }
 
 /// Flags of `serve` and `check`.
@@ -86,6 +106,11 @@ pub struct ServeArgs {
     /// Engine for models that do not name one; `auto` takes the best that works here and warns about better ones
     #[arg(long, env = "VISORD_BACKEND", value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
+
+    /// Refuse to serve a model without a GPU, instead of warning and setting visord_gpu_unused
+    #[arg(long, env = "VISORD_REQUIRE_GPU", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub require_gpu: bool,
 
     /// Folder with libopenvino_c.so [default: OpenVINO's usual places]
     #[arg(long, env = "VISORD_OPENVINO_DIR", value_name = "DIR")]
@@ -278,7 +303,8 @@ pub fn parse(
 ) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(arguments.clone())?;
     let file = match &cli.command {
-        Command::Serve(args) | Command::Check(args) => &args.config,
+        Command::Serve(args) => &args.config,
+        Command::Check(args) => &args.serve.config,
         Command::Build(args) => &args.config,
     };
     let Some(file) = file else { return Ok(cli) };

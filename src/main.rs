@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use visord::app::{App, AppError};
+use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, BuildArgs, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
-use visord::model::spec::ModelSpec;
+use visord::model::golden::{GOLDEN_FILE, Golden};
+use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
+use visord::scheduler::guard::record::record;
 use visord::telemetry::logging;
+use visord::telemetry::metrics::Telemetry;
 
 /// glibc gives the memory of every run back to the kernel and faults it in again: with rten, that was a sixth of
 /// the time (docs/benchmarks.md).
@@ -33,7 +37,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
-        Command::Check(args) => with_config(*args, problems, check),
+        Command::Check(args) => check(*args, problems),
         Command::Build(args) => build(*args, problems),
     }
 }
@@ -52,8 +56,15 @@ fn refuse(problems: &Problems) -> ExitCode {
     ExitCode::from(USAGE)
 }
 
-fn check(config: Config) -> ExitCode {
-    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
+    let config = Config::resolve(args.serve.clone(), &mut problems);
+    // What is to be replaced need not be right.
+    problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
+    if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }
+}
+
+fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
+    let backends = Backends::new(&config.args, &Telemetry::new(false));
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
     let mut notes = BTreeSet::new();
@@ -61,7 +72,7 @@ fn check(config: Config) -> ExitCode {
     for model in &config.models {
         for version in &model.versions {
             let spec = &version.spec;
-            let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+            let chosen = backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
             let usable = chosen.and_then(|chosen| {
                 notes.extend(chosen.passed_over);
                 let backend = chosen.backend;
@@ -71,7 +82,14 @@ fn check(config: Config) -> ExitCode {
             failed |= usable.is_err();
             let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
             println!("model    {} version {}: {backend}", model.config.name, version.version);
-            describe(spec);
+            describe(version);
+            if args.golden {
+                let chosen =
+                    backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
+                let written = chosen.and_then(|c| write_golden(version, &*c.backend, config, args));
+                failed |= written.is_err();
+                println!("         {}", written.unwrap_or_else(|e| format!("golden NOT WRITTEN: {e}")));
+            }
         }
     }
     for note in notes {
@@ -136,7 +154,8 @@ fn build(_: BuildArgs, _: Problems) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn describe(spec: &ModelSpec) {
+fn describe(version: &RepositoryVersion) {
+    let spec = &version.spec;
     let (path, precision) = (spec.path.display(), spec.precision.name());
     println!("         file {path}, precision {precision}, max_batch_size {}", spec.max_batch_size);
     if let Some(image) = &spec.image {
@@ -160,6 +179,33 @@ fn describe(spec: &ModelSpec) {
         let tensor = &output.tensor;
         println!("         output \"{}\" {} {:?}", tensor.name, tensor.datatype, tensor.shape);
     }
+    match &version.golden {
+        Some(golden) => {
+            let made_by = golden.made_by.as_ref().map_or(String::new(), |by| format!(", made by {by}"));
+            let (_, bound) = golden.bound_in(spec.precision);
+            println!("         golden {} case(s), {bound}{made_by}", golden.cases.len());
+        }
+        None => println!("         golden none; `visord check --golden` writes {GOLDEN_FILE}"),
+    }
+}
+
+/// Writes a version's `golden.json`, whole or not at all; says what was written.
+fn write_golden(
+    version: &RepositoryVersion,
+    backend: &dyn Backend,
+    config: &Config,
+    args: &CheckArgs,
+) -> Result<String, String> {
+    let path = Golden::path(&version.spec);
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    if path.symlink_metadata().is_ok() && !args.force {
+        return Err(format!("{} is there; --force replaces it", path.display()));
+    }
+    let (text, cases) = record(&version.spec, backend, config.image, &args.golden_image)?;
+    let part = path.with_extension("json.part");
+    std::fs::write(&part, &text).and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    let (bytes, backend) = (text.len(), backend.name());
+    Ok(format!("golden {} written: {cases} case(s) by {backend} in fp32, {bytes} bytes", path.display()))
 }
 
 fn serve(config: Config) -> ExitCode {

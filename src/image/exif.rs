@@ -52,7 +52,7 @@ impl Orientation {
 
     /// Whether walking right in the upright image walks left in the stored one (up, if it transposes).
     #[must_use]
-    pub(super) const fn mirrors_x(self) -> bool {
+    pub(crate) const fn mirrors_x(self) -> bool {
         match self {
             Self::FlipHorizontal | Self::Rotate180 | Self::Rotate90 | Self::Transverse => true,
             Self::Upright | Self::FlipVertical | Self::Transpose | Self::Rotate270 => false,
@@ -61,7 +61,7 @@ impl Orientation {
 
     /// Whether walking down in the upright image walks up in the stored one (left, if it transposes).
     #[must_use]
-    pub(super) const fn mirrors_y(self) -> bool {
+    pub(crate) const fn mirrors_y(self) -> bool {
         match self {
             Self::Rotate180 | Self::FlipVertical | Self::Transverse | Self::Rotate270 => true,
             Self::Upright | Self::FlipHorizontal | Self::Transpose | Self::Rotate90 => false,

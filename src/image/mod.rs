@@ -14,7 +14,12 @@ use crate::error::{ErrorKind, InferError};
 
 pub use decode::Decoder;
 pub use exif::Orientation;
+pub use jpeg::{JpegColor, JpegHeader, JpegProcess, Subsampling, jpeg_header};
+#[cfg(feature = "tensorrt")]
+pub(crate) use preprocess::Geometry;
 pub use preprocess::{ColorOrder, Layout, Preprocess, PreprocessConfig, PreprocessError, ResizeRule};
+#[cfg(feature = "tensorrt")]
+pub(crate) use resize::Axis;
 
 /// What an image may ask for before anything is allocated for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

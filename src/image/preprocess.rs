@@ -3,6 +3,8 @@
 
 use super::resize::{Axis, Resizer};
 use super::{Orientation, Rgb8View};
+use crate::tensor::Datatype;
+use half::f16;
 
 /// Order of the dimensions of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -125,13 +127,17 @@ pub enum PreprocessError {
 /// The largest side of a model's input: offsets and products of sides stay far from overflow.
 const MAX_INPUT_SIDE: u32 = 16_384;
 
-/// The part of the input that the image is written to.
+/// Where an image goes in the input, and from where: the geometry of a resize, for the CPU and the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Region {
-    left: usize,
-    top: usize,
-    width: usize,
-    height: usize,
+pub(crate) struct Geometry {
+    /// Across the upright image.
+    pub(crate) x: Axis,
+    /// Down the upright image.
+    pub(crate) y: Axis,
+    /// First column of the input that shows the image; it shows `x.take` columns.
+    pub(crate) left: u32,
+    /// First row of the input that shows the image; it shows `y.take` rows.
+    pub(crate) top: u32,
 }
 
 /// Fits images to one model's input. Keeps the tables of the last geometry and its working rows, so that images
@@ -141,19 +147,19 @@ pub struct Preprocess {
     config: PreprocessConfig,
     resizer: Resizer,
     /// What `resizer` is prepared for, and where its result goes.
-    prepared: Option<((u32, u32, Orientation), Region)>,
+    prepared: Option<((u32, u32, Orientation), Geometry)>,
 }
 
-impl Preprocess {
-    /// Checks the configuration.
+impl PreprocessConfig {
+    /// Refuses what no input can look like.
     ///
     /// **Errors:** see [`PreprocessError`].
-    pub fn new(config: PreprocessConfig) -> Result<Self, PreprocessError> {
-        let PreprocessConfig { width, height, mean, scale, .. } = config;
+    pub fn check(&self) -> Result<(), PreprocessError> {
+        let Self { width, height, mean, scale, .. } = *self;
         if !(1..=MAX_INPUT_SIDE).contains(&width) || !(1..=MAX_INPUT_SIDE).contains(&height) {
             return Err(PreprocessError::Side { width, height });
         }
-        if let ResizeRule::CenterCrop { resize_shorter_side: Some(shorter) } = config.resize
+        if let ResizeRule::CenterCrop { resize_shorter_side: Some(shorter) } = self.resize
             && shorter < width.max(height)
         {
             return Err(PreprocessError::Crop { shorter, width, height });
@@ -161,6 +167,23 @@ impl Preprocess {
         if !mean.iter().chain(&scale).all(|v| v.is_finite()) {
             return Err(PreprocessError::NotFinite { mean, scale });
         }
+        Ok(())
+    }
+
+    /// How an upright image of `size` is fitted into this input.
+    pub(crate) fn geometry(&self, size: (u32, u32)) -> Geometry {
+        let (x, y) = axes(self, size);
+        // Of an odd rest, the smaller half is to the left and above.
+        Geometry { x, y, left: (self.width - x.take) / 2, top: (self.height - y.take) / 2 }
+    }
+}
+
+impl Preprocess {
+    /// Checks the configuration.
+    ///
+    /// **Errors:** see [`PreprocessError`].
+    pub fn new(config: PreprocessConfig) -> Result<Self, PreprocessError> {
+        config.check()?;
         Ok(Self { config, resizer: Resizer::default(), prepared: None })
     }
 
@@ -187,6 +210,34 @@ impl Preprocess {
         self.write(image, out, |channel, level| (f32::from(level) - mean[channel]) * scale[channel]);
     }
 
+    /// As [`Preprocess::run`], [`Preprocess::run_f16`] or [`Preprocess::run_u8`], by the input's datatype; `out` is
+    /// aligned for it.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not hold [`Preprocess::elements`] elements of that type, or is not aligned for them.
+    pub fn run_as(&mut self, datatype: Datatype, image: &Rgb8View<'_>, out: &mut [u8]) {
+        if datatype == Datatype::Uint8 {
+            self.run_u8(image, out);
+        } else if datatype == Datatype::Fp16 {
+            self.run_f16(image, bytemuck::cast_slice_mut(out));
+        } else {
+            self.run(image, bytemuck::cast_slice_mut(out));
+        }
+    }
+
+    /// As [`Preprocess::run`], with each value rounded to the nearest 16-bit float, to even.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not have [`Preprocess::elements`] elements.
+    pub fn run_f16(&mut self, image: &Rgb8View<'_>, out: &mut [f16]) {
+        let PreprocessConfig { mean, scale, .. } = self.config;
+        self.write(image, out, |channel, level| {
+            f16::from_f32((f32::from(level) - mean[channel]) * scale[channel])
+        });
+    }
+
     /// As [`Preprocess::run`], with the levels as they are: for models whose input is `UINT8`, and to compare
     /// pixels.
     ///
@@ -200,7 +251,8 @@ impl Preprocess {
     /// Writes every pixel of the input through `value`, which gets the channel of the input and the level.
     fn write<T: Copy>(&mut self, image: &Rgb8View<'_>, out: &mut [T], value: impl Fn(usize, u8) -> T) {
         assert_eq!(out.len(), self.elements(), "the slot holds one image of the model's input");
-        let region = self.prepare(image);
+        let Geometry { x, y, left, top } = self.prepare(image);
+        let (left, top, columns, rows) = (left as usize, top as usize, x.take as usize, y.take as usize);
         let (width, height) = (self.config.width as usize, self.config.height as usize);
         let plane = width * height;
         let layout = self.config.layout;
@@ -210,7 +262,7 @@ impl Preprocess {
             ColorOrder::Bgr => [2, 1, 0],
         };
         if let ResizeRule::Letterbox { fill } = self.config.resize
-            && region.width * region.height < plane
+            && columns * rows < plane
         {
             let fill = [0, 1, 2].map(|c| value(c, fill[from[c]]));
             match layout {
@@ -219,17 +271,17 @@ impl Preprocess {
             }
         }
         self.resizer.run(image, |row, line| {
-            let start = (region.top + row) * width + region.left;
-            let channel = |c: usize| &line[from[c] * region.width..][..region.width];
+            let start = (top + row) * width + left;
+            let channel = |c: usize| &line[from[c] * columns..][..columns];
             match layout {
                 Layout::Nchw => {
                     for c in 0..3 {
-                        let out = &mut out[c * plane + start..][..region.width];
+                        let out = &mut out[c * plane + start..][..columns];
                         out.iter_mut().zip(channel(c)).for_each(|(out, &level)| *out = value(c, level));
                     }
                 }
                 Layout::Nhwc => {
-                    let out = out[start * 3..][..region.width * 3].as_chunks_mut::<3>().0;
+                    let out = out[start * 3..][..columns * 3].as_chunks_mut::<3>().0;
                     for (((out, &a), &b), &c) in
                         out.iter_mut().zip(channel(0)).zip(channel(1)).zip(channel(2))
                     {
@@ -241,23 +293,17 @@ impl Preprocess {
     }
 
     /// Makes `resizer` ready for images of this shape, unless it is.
-    fn prepare(&mut self, image: &Rgb8View<'_>) -> Region {
+    fn prepare(&mut self, image: &Rgb8View<'_>) -> Geometry {
         let shape = (image.width(), image.height(), image.orientation());
-        if let Some((prepared, region)) = self.prepared
+        if let Some((prepared, geometry)) = self.prepared
             && prepared == shape
         {
-            return region;
+            return geometry;
         }
-        let (x, y) = axes(&self.config, image.oriented_size());
-        let region = Region {
-            left: (self.config.width - x.take) as usize / 2,
-            top: (self.config.height - y.take) as usize / 2,
-            width: x.take as usize,
-            height: y.take as usize,
-        };
-        self.resizer.prepare(image, x, y);
-        self.prepared = Some((shape, region));
-        region
+        let geometry = self.config.geometry(image.oriented_size());
+        self.resizer.prepare(image, geometry.x, geometry.y);
+        self.prepared = Some((shape, geometry));
+        geometry
     }
 }
 

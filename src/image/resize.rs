@@ -22,15 +22,15 @@ struct Tap {
 
 /// One direction of a resize: `output` pixels, or some of them, out of `source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     /// Pixels of the upright image.
-    pub(super) source: u32,
+    pub(crate) source: u32,
     /// Pixels it is resized to.
-    pub(super) output: u64,
+    pub(crate) output: u64,
     /// First of them that is wanted.
-    pub(super) skip: u64,
+    pub(crate) skip: u64,
     /// How many are wanted.
-    pub(super) take: u32,
+    pub(crate) take: u32,
 }
 
 /// Which of OpenCV's two ways to treat the border: both repeat the edge pixel, but only columns then give it
@@ -44,11 +44,16 @@ enum Border {
 }
 
 impl Axis {
+    /// Source pixels for each output pixel: the inverse of the quotient, not the other quotient, for OpenCV's
+    /// rounding.
+    pub(crate) fn scale(&self) -> f64 {
+        1.0 / (self.output as f64 / f64::from(self.source))
+    }
+
     fn taps(&self, border: Border, mirrored: bool, stride: usize) -> impl Iterator<Item = Tap> {
-        let Self { source, output, skip, take } = *self;
+        let Self { source, skip, take, .. } = *self;
         let last = i64::from(source) - 1;
-        // The inverse of the quotient, not the other quotient: OpenCV's rounding.
-        let scale = 1.0 / (output as f64 / f64::from(source));
+        let scale = self.scale();
         (skip..skip + u64::from(take)).map(move |i| {
             let position = ((i as f64 + 0.5) * scale - 0.5) as f32;
             let first = position.floor();

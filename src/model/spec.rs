@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{DEFAULT_BATCH_SIZE, ImageSection, ModelConfig, Normalize, Precision};
+use super::config::{DEFAULT_BATCH_SIZE, DecoderChoice, ImageSection, ModelConfig, Normalize, Precision};
 use super::onnx::{BatchDimension, OnnxInfo};
 use super::tensorrt::TensorRtConfig;
 use crate::image::{ColorOrder, Layout, Preprocess, PreprocessConfig, ResizeRule};
@@ -17,6 +17,8 @@ pub struct ImageInput {
     pub name: String,
     /// Size, layout and arithmetic.
     pub preprocess: PreprocessConfig,
+    /// Who decodes JPEGs where a GPU can.
+    pub decoder: DecoderChoice,
 }
 
 /// An output as it leaves: the ONNX signature and what is done to it.
@@ -232,11 +234,11 @@ fn resolve_image(
     {
         return refuse("image.input", name, format!("must be the model's input, \"{}\"", input.name));
     }
-    if !matches!(input.datatype, Datatype::Fp32 | Datatype::Uint8) {
+    if !matches!(input.datatype, Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) {
         return refuse(
             "image",
             "",
-            format!("needs an FP32 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
+            format!("needs an FP32, FP16 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
         );
     }
     let Some((found, h, w)) = image_shape(&input.shape) else {
@@ -303,6 +305,7 @@ fn resolve_image(
             scale: section.scale.unwrap_or([1.0 / 255.0; 3]),
             resize: section.resize.unwrap_or(ResizeRule::Stretch),
         },
+        decoder: section.decoder.unwrap_or_default(),
     };
     if let Err(e) = Preprocess::new(image.preprocess.clone()) {
         problems.add(source, "image", "", e);

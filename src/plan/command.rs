@@ -15,6 +15,7 @@ use super::network::Network;
 use super::progress::Progress;
 use super::request::{PlanError, PlanRequest, Target};
 use crate::cli::{BuildArgs, PlanPrecision};
+use crate::gpu::probe::probe;
 use crate::model::config::Precision;
 use crate::model::repository::{self, RepositoryModel};
 use crate::model::spec::ModelSpec;
@@ -140,7 +141,9 @@ fn targets(asked: &[(u32, u32)]) -> Result<Vec<Target>, String> {
 
 /// The GPU that plans would run on.
 fn present_gpu() -> Result<Target, String> {
-    Err("no GPU was found; give --compute-capability".to_owned())
+    let gpus = probe().map_err(|e| format!("no GPU to build for: {e}; or give --compute-capability"))?;
+    let gpu = gpus.devices.into_iter().next().ok_or("no GPU was found; give --compute-capability")?;
+    Ok(Target { compute_capability: gpu.compute_capability, name: gpu.name, present: true })
 }
 
 fn build(config: &BuildConfig, builder: &dyn Builder, targets: &[Target], stop: &AtomicBool) -> Ending {

@@ -281,6 +281,30 @@ impl ExecutionContext {
         check(status, message)
     }
 
+    /// Lends the context the memory that it works in: `bytes` at `address`, at least the engine's
+    /// [`Engine::device_memory_bytes`], aligned to 256.
+    ///
+    /// **Errors:** `Call`.
+    ///
+    /// # Safety
+    ///
+    /// The memory is on the engine's GPU and outlives the context, and nothing else uses it while the context's work
+    /// runs.
+    pub(crate) unsafe fn set_device_memory(
+        &mut self,
+        address: u64,
+        bytes: usize,
+    ) -> Result<(), TensorRtError> {
+        let mut message = Message::default();
+        let address = std::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0));
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        // SAFETY: the context is live as long as `self`; the caller promises the memory.
+        let status = unsafe {
+            (self.api().context_set_device_memory)(self.handle.as_ptr(), address, bytes, message.text())
+        };
+        check(status, message)
+    }
+
     /// The full shape of a tensor for the input shapes that are set; -1 where they do not tell yet.
     ///
     /// **Errors:** `Call`, if there is no such tensor.

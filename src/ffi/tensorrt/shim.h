@@ -147,6 +147,9 @@ typedef struct {
   visord_trt_status (*context_set_tensor_address)(visord_trt_context*, const char* name, void* address,
                                                   visord_trt_text error);
   visord_trt_status (*context_enqueue)(visord_trt_context*, void* stream, visord_trt_text error);
+  // Before the first enqueue: contexts are created without memory of their own.
+  visord_trt_status (*context_set_device_memory)(visord_trt_context*, void* address, int64_t bytes,
+                                                 visord_trt_text error);
 } visord_trt_api;
 
 #ifdef __cplusplus

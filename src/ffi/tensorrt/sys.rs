@@ -207,6 +207,8 @@ pub(super) struct Api {
         unsafe extern "C" fn(*mut Context, name: *const c_char, address: *mut c_void, error: Text) -> Status,
     pub(super) context_enqueue:
         unsafe extern "C" fn(*mut Context, stream: *mut c_void, error: Text) -> Status,
+    pub(super) context_set_device_memory:
+        unsafe extern "C" fn(*mut Context, address: *mut c_void, bytes: i64, error: Text) -> Status,
 }
 
 /// Sizes and offsets that both sides must agree on.

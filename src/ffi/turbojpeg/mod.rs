@@ -1,18 +1,23 @@
-//! libjpeg-turbo through its TurboJPEG 3 API: JPEG to packed 8-bit pixels. `image::jpeg` is the only caller.
+//! libjpeg-turbo through its TurboJPEG 3 API: JPEG to packed 8-bit pixels for `image::jpeg`, and back for the
+//! sample pictures of `gpu::jpeg`.
 //!
 //! libjpeg-turbo because OpenCV decodes with it: the same pixels bit for bit, where zune-jpeg differs by up
 //! to 6 levels. Without nasm at build time the same pixels come out, several times slower.
 
+#[cfg(feature = "tensorrt")]
+mod compress;
 mod result;
 mod sys;
 
 use std::ffi::c_int;
 
+#[cfg(feature = "tensorrt")]
+pub(crate) use compress::compress_rgb;
 pub(crate) use result::{Completion, TurboJpegError};
 
 /// Scans a progressive JPEG may have. Encoders write about 10; each scan of a hostile file costs a pass over
 /// all its coefficients for some bytes of input.
-const MAX_SCANS: c_int = 100;
+pub(crate) const MAX_SCANS: c_int = 100;
 
 /// The largest side libjpeg reads.
 pub(crate) const MAX_SIDE: u32 = 65_500;

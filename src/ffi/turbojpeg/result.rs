@@ -84,6 +84,57 @@ pub(super) fn init_decompress() -> Result<Handle, TurboJpegError> {
         .ok_or_else(|| TurboJpegError { call: "tj3Init", message: "cannot allocate an instance".into() })
 }
 
+/// A new instance that compresses.
+#[cfg(feature = "tensorrt")]
+pub(super) fn init_compress() -> Result<Handle, TurboJpegError> {
+    // SAFETY: `tj3Init` has no precondition; an unknown type would give a null pointer.
+    let handle = unsafe { sys::tj3Init(sys::TJINIT_TJINIT_COMPRESS.cast_signed()) };
+    NonNull::new(handle)
+        .ok_or_else(|| TurboJpegError { call: "tj3Init", message: "cannot allocate an instance".into() })
+}
+
+/// The most bytes that a 4:2:0 JPEG of this size can take; 0 for a size that cannot be.
+#[cfg(feature = "tensorrt")]
+pub(super) fn jpeg_buffer_bytes(width: c_int, height: c_int) -> usize {
+    // SAFETY: the function computes with its arguments, and checks them.
+    let bytes = unsafe { sys::tj3JPEGBufSize(width, height, sys::TJSAMP_TJSAMP_420) };
+    usize::try_from(bytes).unwrap_or(0)
+}
+
+/// Compresses packed RGB `pixels` to `encoded`, and says how many bytes it took.
+///
+/// # Safety
+///
+/// `handle` is live and told not to grow its buffer (`TJPARAM_NOREALLOC`); `pixels` holds `3 * width * height`
+/// bytes, and `encoded` [`jpeg_buffer_bytes`].
+#[cfg(feature = "tensorrt")]
+pub(super) unsafe fn compress8(
+    handle: Handle,
+    pixels: &[u8],
+    width: c_int,
+    height: c_int,
+    encoded: &mut [u8],
+) -> Result<usize, TurboJpegError> {
+    let mut buffer = encoded.as_mut_ptr();
+    let mut len = encoded.len() as sys::size_t;
+    // SAFETY: the caller promises a live handle, the pixels, and room enough; pitch 0 means packed rows.
+    let status = unsafe {
+        sys::tj3Compress8(
+            handle.as_ptr(),
+            pixels.as_ptr(),
+            width,
+            0,
+            height,
+            sys::TJPF_TJPF_RGB,
+            &raw mut buffer,
+            &raw mut len,
+        )
+    };
+    // SAFETY: the same handle and thread, and the status of its last call.
+    unsafe { complete(handle, "tj3Compress8", status) }?;
+    Ok(usize::try_from(len).unwrap_or(usize::MAX).min(encoded.len()))
+}
+
 /// # Safety
 ///
 /// `handle` is live and never used again.

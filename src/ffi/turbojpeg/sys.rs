@@ -8,3 +8,9 @@ pub(super) use turbojpeg_sys::{
     TJPARAM_TJPARAM_SCANLIMIT, TJPF_TJPF_CMYK, TJPF_TJPF_RGB, size_t, tj3Decompress8, tj3DecompressHeader,
     tj3Destroy, tj3Get, tj3GetErrorStr, tj3Init, tj3Set,
 };
+
+#[cfg(feature = "tensorrt")]
+pub(super) use turbojpeg_sys::{
+    TJINIT_TJINIT_COMPRESS, TJPARAM_TJPARAM_NOREALLOC, TJPARAM_TJPARAM_QUALITY, TJPARAM_TJPARAM_SUBSAMP,
+    TJSAMP_TJSAMP_420, tj3Compress8, tj3JPEGBufSize,
+};

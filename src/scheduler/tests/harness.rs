@@ -9,7 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Backend, BackendError, Executed, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Backend, BackendError, Executed, Execution, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Wake,
 };
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
@@ -69,7 +70,7 @@ impl Backend for TestBackend {
         Ok(())
     }
 
-    fn load(&self, _: &ModelSpec, _: InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
+    fn load(&self, _: &ModelSpec, _: &InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
         Ok(Arc::new(self.clone()))
     }
 }
@@ -83,7 +84,7 @@ impl LoadedModel for TestBackend {
         None
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(BackendError::Load { backend: "test", model: "m".into(), why: "broken".into() });
         }
@@ -97,7 +98,7 @@ impl Instance for TestBackend {
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let values: Vec<Vec<i32>> = rows.iter().map(|r| values(r)).collect();
         let first: Vec<_> = (0..rows.len()).map(wanted).collect();
         let (verdict, answer) = sync_channel(1);
@@ -122,11 +123,12 @@ impl Instance for TestBackend {
                 data.len() / 4 - 1
             }));
         }
+        done.ran = data.len() / 4;
         if !data.is_empty() {
             done.outputs =
                 vec![OutputBuffer { datatype: Datatype::Int32, shape: vec![data.len() / 4, 1], data }];
         }
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }
 
