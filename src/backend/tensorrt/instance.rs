@@ -129,8 +129,13 @@ impl TensorRtInstance {
         let images = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
         let parameters =
             PreprocessParameters::new(&path.config, images, u32::try_from(places).unwrap_or(u32::MAX));
-        let parameters =
-            parameters.map_err(|e| fault(self.pipeline.device(), "preprocess", e.to_string()))?;
+        let parameters = match parameters {
+            Ok(parameters) => parameters,
+            Err(e) => {
+                self.pipeline.cancel(&decoded);
+                return Err(fault(self.pipeline.device(), "preprocess", e.to_string()));
+            }
+        };
         let bytes: &[u8] = bytemuck::cast_slice(&descriptors);
         self.pipeline.host_input()[..bytes.len()].copy_from_slice(bytes);
         done.ran = places;
