@@ -212,11 +212,12 @@ fn tensors_and_shapes_that_vary() {
         &two,
     );
     let daemon = Daemon::start(repository.path(), &[], &[]);
-    let tensor = |name: &str, kind: &str, columns: usize, data: &[f64]| let data: Vec<Value> = data
-            .iter()
-            .map(|v| if kind == "INT32" { json!(*v as i64) } else { json!(v) })
-            .collect();
-        json!({"name": name, "datatype": kind, "shape": [data.len() / columns, columns], "data": data});
+    let tensor = |name: &str, kind: &str, columns: usize, data: &[f64]| {
+        let whole = kind == "INT32";
+        let values: Vec<Value> =
+            data.iter().map(|v| if whole { json!(*v as i64) } else { json!(v) }).collect();
+        json!({"name": name, "datatype": kind, "shape": [data.len() / columns, columns], "data": values})
+    };
     let send = |model: &str, inputs: Value| {
         let body = json!({ "inputs": inputs }).to_string();
         daemon.post(
@@ -258,6 +259,81 @@ fn load(daemon: &Daemon, clients: u32, count: u32) {
     });
 }
 
+/// Whoever decodes, the numbers are the same; and who decodes is as the GPU and `model.toml` have it.
+#[test]
+fn pictures_are_decoded_where_they_should_be() {
+    const V100: (&str, &str) = ("VISORD_FAKE_NVJPEG_HARDWARE", "0");
+    const H100: (&str, &str) = ("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "9.0");
+    const NO_PROGRESSIVE: (&str, &str) = ("VISORD_FAKE_NVJPEG_REJECT", "progressive");
+    let images = golden_images();
+    let jpegs = images.iter().filter(|(_, b)| b.starts_with(&[0xff, 0xd8])).count() as f64;
+    let others = images.len() as f64 - jpegs;
+    for (decoder, env, used) in [
+        ("hardware", H100, [true, true, true]),
+        ("hardware", V100, [false, true, true]),
+        ("hybrid", H100, [false, true, true]),
+        ("hybrid", NO_PROGRESSIVE, [false, true, true]),
+        ("cpu", H100, [false, false, true]),
+    ] {
+        let case = &cases()[1];
+        let toml = format!("max_batch_size = 8\n{}decoder = \"{decoder}\"\n", case.toml);
+        let repository = Repository::new().model("m", &toml, &case.onnx());
+        let mut daemon = Daemon::start(repository.path(), &[], &[env]);
+        for chunk in images.chunks(6) {
+            let pictures: Vec<&[u8]> = chunk.iter().map(|(_, bytes)| bytes.as_slice()).collect();
+            let (_, values) = output(&ask(&daemon, "m", &pictures).json(), "y");
+            for ((name, bytes), got) in chunk.iter().zip(values.chunks(COLUMNS)) {
+                close(&format!("{decoder} {env:?} {name}"), got, &decoded(case, bytes));
+            }
+        }
+        let counted = decodes(&daemon, "m");
+        assert_eq!(counted.map(|n| n > 0.0), used, "{decoder} {env:?}: {counted:?}");
+        assert_eq!(counted.iter().sum::<f64>(), jpegs + others, "{decoder} {env:?}");
+        assert!(counted[2] >= others, "{decoder} {env:?}: {counted:?}");
+        assert!(daemon.stop().success(), "{}", daemon.log());
+        let last = daemon.counters.last();
+        assert_eq!((last.get("mistakes"), last.get("device_bytes")), (0, 0), "{decoder} {env:?} {last:#?}");
+    }
+}
+
+/// `auto` measures when it loads, and says what it chose.
+#[test]
+fn auto_chooses_a_decoder_by_measuring() {
+    let repository = repository("max_batch_size = 4\n");
+    let daemon = Daemon::start(repository.path(), &[], &[("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "9.0")]);
+    for word in ["images a second", "decoder = \"auto\": chosen"] {
+        assert!(daemon.log().contains(word), "{word}");
+    }
+    load(&daemon, 2, 5);
+}
+
+/// A picture that nobody can decode fails alone.
+#[test]
+fn a_bad_picture_fails_alone() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bad");
+    let good = picture(5);
+    for decoder in ["hardware", "hybrid", "cpu"] {
+        let repository = repository(&format!("max_batch_size = 4\n[image]\ndecoder = \"{decoder}\"\n"));
+        let daemon = Daemon::start(repository.path(), &[], &[("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "9.0")]);
+        let mut refused = 0;
+        for file in walk(&folder) {
+            let bytes = std::fs::read(&file).unwrap();
+            let cpu = Decoder::new().decode(&bytes, &Limits::default()).map(|v| cases()[0].expected(&v));
+            let answer = ask(&daemon, "m", &[&bytes]);
+            match cpu {
+                Ok(want) => close(&format!("{decoder} {file:?}"), &output(&answer.json(), "y").1, &want),
+                Err(e) => {
+                    assert_eq!(answer.status, e.kind.status().http, "{decoder} {file:?}: {}", answer.text());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 20, "{decoder}: {refused}");
+        close(decoder, &output(&ask(&daemon, "m", &[&good]).json(), "y").1, &decoded(&cases()[0], &good));
+        assert_eq!(daemon.metric(RESTARTS), 0.0, "{decoder}");
+    }
+}
+
 /// What the device is asked for when nothing is new any more.
 fn steady(before: &Snapshot, after: &Snapshot, batches: u64) {
     for (name, want) in [
@@ -288,15 +364,28 @@ fn steady(before: &Snapshot, after: &Snapshot, batches: u64) {
 
 #[test]
 fn a_batch_is_one_copy_each_way_and_nothing_is_allocated() {
-    let repository = repository("max_batch_size = 4\n");
-    let daemon = Daemon::start(repository.path(), &[], &[]);
-    load(&daemon, 1, 40);
-    let (before, batches) = (daemon.counters.read(), daemon.metric(EXECUTIONS));
-    load(&daemon, 1, 60);
-    let (after, batches) = (daemon.counters.read(), daemon.metric(EXECUTIONS) - batches);
-    assert_eq!(batches, 60.0);
-    steady(&before, &after, 60);
-    assert_eq!(after.since(&before, "graph_launches"), 60, "{after:#?}");
+    let jpeg = golden_images().into_iter().find(|(name, _)| name == "jpeg_420.jpg").unwrap().1;
+    let case = &cases()[0];
+    for (decoder, hardware, way) in [("cpu", "0", 2), ("hybrid", "0", 1), ("hardware", "1", 0)] {
+        let repository = repository(&format!("max_batch_size = 4\n[image]\ndecoder = \"{decoder}\"\n"));
+        let daemon = Daemon::start(repository.path(), &[], &[("VISORD_FAKE_NVJPEG_HARDWARE", hardware)]);
+        let send = |count| {
+            for _ in 0..count {
+                let (_, values) = output(&ask(&daemon, "m", &[&jpeg]).json(), "y");
+                close(decoder, &values, &decoded(case, &jpeg));
+            }
+        };
+        send(40);
+        let (before, batches) = (daemon.counters.read(), daemon.metric(EXECUTIONS));
+        send(60);
+        let (after, batches) = (daemon.counters.read(), daemon.metric(EXECUTIONS) - batches);
+        assert_eq!(batches, 60.0, "{decoder}");
+        steady(&before, &after, 60);
+        assert_eq!(after.since(&before, "graph_launches"), 60, "{decoder} {after:#?}");
+        let kernels = if way == 2 { 0 } else { 60 };
+        assert_eq!(after.since(&before, "launches.preprocess_f32"), kernels, "{decoder} {after:#?}");
+        assert_eq!(decodes(&daemon, "m")[way], 100.0, "{decoder}");
+    }
 }
 
 /// A pinned block that is written too early, an event too few: an answer would be another client's.
