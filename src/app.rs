@@ -20,6 +20,9 @@ use crate::telemetry::metrics::Telemetry;
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How often the models are asked whether they have lost their device.
+const LOST_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Least time for the batches in hand, once connections are done or cut.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,16 @@ pub enum AppError {
         /// Its version.
         version: u64,
         /// The reason.
+        why: String,
+    },
+    /// A device failed, and this process cannot use it any more.
+    #[error(
+        "model \"{model}\" has lost its device: {why}; exiting, so that a new process can take it up again"
+    )]
+    Lost {
+        /// Name of the model.
+        model: String,
+        /// The device's error.
         why: String,
     },
     /// Something of the process itself failed.
@@ -116,6 +129,19 @@ impl App {
         match (&mut self.loading).await {
             Ok(result) => result,
             Err(e) => Err(AppError::Process { what: "loading the models", source: std::io::Error::other(e) }),
+        }
+    }
+
+    /// Waits until a model has lost its device for good: only a new process can use it again.
+    pub async fn lost(&self) -> AppError {
+        let mut tick = tokio::time::interval(LOST_INTERVAL);
+        loop {
+            tick.tick().await;
+            for served in self.state.registry.served() {
+                if let Some(why) = served.lost() {
+                    return AppError::Lost { model: served.config.name.clone(), why: why.to_owned() };
+                }
+            }
         }
     }
 

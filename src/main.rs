@@ -240,15 +240,19 @@ async fn run(config: Config) -> Result<ExitCode, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
+    let mut lost = None;
     tokio::select! {
         loaded = app.loaded() => {
             loaded?;
-            signals.next().await;
+            tokio::select! {
+                () = signals.next() => {}
+                error = app.lost() => lost = Some(error),
+            }
         }
         () = signals.next() => {}
     }
     tokio::select! {
-        () = app.shut_down() => Ok(ExitCode::SUCCESS),
+        () = app.shut_down() => lost.map_or(Ok(ExitCode::SUCCESS), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
             exit_now()

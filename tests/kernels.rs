@@ -350,7 +350,7 @@ fn rows_are_normalised_as_on_the_cpu() {
             shape: vec![i64::try_from(columns).unwrap()],
         };
         let spec = OutputSpec { tensor, softmax: false, normalize: Normalize::L2, labels: vec![] };
-        postprocess::apply(&mut expected, &spec);
+        postprocess::apply(&mut expected, &spec, false);
         for ascending in [false, true] {
             let mut got = data.clone();
             let mut address = got.as_mut_ptr();
@@ -381,6 +381,7 @@ fn structures_are_the_same_on_both_sides() {
         ($($structure:ident { $($field:ident),* })*) => {
             [$(
                 (stringify!($structure).to_owned(), size_of::<$structure>()),
+                (concat!("align ", stringify!($structure)).to_owned(), align_of::<$structure>()),
                 $((concat!(stringify!($structure), ".", stringify!($field)).to_owned(), offset_of!($structure, $field)),)*
             )*]
         };

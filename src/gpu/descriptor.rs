@@ -86,8 +86,9 @@ pub struct AxisDescriptor {
     pub count: u32,
 }
 
-/// One decoded image and where it goes.
-#[repr(C)]
+/// One decoded image and where it goes. The alignment is for wide loads; whatever memory they are copied through
+/// and to must keep it, as allocations on a device do.
+#[repr(C, align(16))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageDescriptor {
     /// Device address of the first pixel.
@@ -157,7 +158,7 @@ unsafe impl Zeroable for PreprocessParameters {}
 unsafe impl Zeroable for L2NormalizeParameters {}
 // SAFETY: repr(C), numbers only, and no padding: 8 + 8 + 4 + 4 is a multiple of 8 (`no_padding` below).
 unsafe impl Pod for AxisDescriptor {}
-// SAFETY: repr(C), numbers only, and no padding: 8 + 2 * 24 + 6 * 4 is a multiple of 8 (`no_padding` below).
+// SAFETY: repr(C), numbers only, and no padding: 8 + 2 * 24 + 6 * 4 is a multiple of 16 (`no_padding` below).
 unsafe impl Pod for ImageDescriptor {}
 // SAFETY: repr(C), and nothing but fields of 4 bytes.
 unsafe impl Pod for PreprocessParameters {}

@@ -18,7 +18,10 @@ use cudarc::driver::{result::event, sys};
 
 use crate::ffi::nvjpeg::{Backend, Codec};
 
-pub use crate::ffi::nvjpeg::{DeviceImage, Library, LoadError, NvjpegError, Version};
+use super::descriptor::DeviceImage;
+use crate::ffi::nvjpeg::Target;
+
+pub use crate::ffi::nvjpeg::{Library, LoadError, NvjpegError, Version};
 pub use hardware::HardwareDecoder;
 pub use hybrid::HybridLane;
 pub use measure::{Rates, images_per_second, thresholds};
@@ -38,14 +41,18 @@ pub enum DecodeError {
         source: NvjpegError,
     },
     /// A picture does not fit the memory that it was given. Our mistake: nothing was handed to nvJPEG.
-    #[error("picture {picture} is {width} pixels wide and has rows of {pitch_bytes} bytes")]
-    Pitch {
+    #[error("picture {picture}, {width}x{height}, does not fit {bytes} bytes with rows of {pitch}")]
+    Memory {
         /// Position in the call.
         picture: usize,
         /// Pixels in a row.
         width: u32,
+        /// Rows.
+        height: u32,
+        /// Bytes of the memory.
+        bytes: usize,
         /// Bytes from one row to the next.
-        pitch_bytes: usize,
+        pitch: usize,
     },
     /// nvJPEG or the device failed, through no fault that a picture is known to have.
     #[error(transparent)]
@@ -124,13 +131,17 @@ impl Nvjpeg {
     }
 }
 
-impl DeviceImage {
-    fn check(&self, picture: usize) -> Result<(), DecodeError> {
-        if self.pitch_bytes as u64 >= u64::from(self.width) * 3 {
-            return Ok(());
-        }
-        Err(DecodeError::Pitch { picture, width: self.width, pitch_bytes: self.pitch_bytes })
+/// Where `image`, of the picture at position `picture`, is to be decoded to.
+fn target(picture: usize, image: &DeviceImage) -> Result<Target, DecodeError> {
+    let DeviceImage { address, bytes, pitch, width, height, orientation: _ } = *image;
+    let row = u64::from(width) * 3;
+    let needed =
+        (pitch as u64).checked_mul(u64::from(height.saturating_sub(1))).and_then(|n| n.checked_add(row));
+    if width == 0 || height == 0 || (pitch as u64) < row || needed.is_none_or(|needed| needed > bytes as u64)
+    {
+        return Err(DecodeError::Memory { picture, width, height, bytes, pitch });
     }
+    Ok(Target { address, pitch_bytes: pitch })
 }
 
 /// A CUDA event that says when the work enqueued before it is done.
@@ -192,6 +203,3 @@ fn of_the_picture(error: &NvjpegError) -> bool {
 fn cuda(call: &'static str, error: &cudarc::driver::DriverError) -> DecodeError {
     DecodeError::Cuda { call, code: error.0 as u32 }
 }
-
-#[cfg(test)]
-mod tests;

@@ -130,7 +130,7 @@ impl Golden {
         let mut out = format!("{{\n\"format\": {FORMAT},\n\"made_by\": {},\n\"cases\": [\n", quoted(made_by));
         for (index, case) in cases.iter().enumerate() {
             let separator = if index == 0 { "" } else { ",\n" };
-            let _ = write!(out, "{separator}{{\"name\": {},\n", quoted(&case.name));
+            let _ = writeln!(out, "{separator}{{\"name\": {},", quoted(&case.name));
             match &case.input {
                 CaseInput::Image(bytes) => {
                     let _ = write!(out, " \"image_base64\": \"{}\"", BASE64.encode(bytes));

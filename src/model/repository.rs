@@ -105,6 +105,7 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         problems.add(dir.display(), "", "", format!("the folder's name {NAME_RULE}"));
         return None;
     }
+    let before = problems.0.len();
     let config = ModelConfig::read(dir, name, problems);
     let mut found: Vec<(u64, PathBuf)> = folders(dir)
         .unwrap_or_default()
@@ -137,7 +138,9 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         .filter_map(|(version, path)| match OnnxInfo::read(&path) {
             Ok(onnx) => {
                 let spec = ModelSpec::resolve(&config, &path, &onnx, problems);
-                let golden = Golden::read(&spec, problems).map(Arc::new);
+                // Held against a signature that is not what was meant, it would only add to the confusion.
+                let golden = if problems.0.len() == before { Golden::read(&spec, problems) } else { None };
+                let golden = golden.map(Arc::new);
                 Some(RepositoryVersion { version, spec, golden })
             }
             Err(e) => {

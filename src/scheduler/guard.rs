@@ -1,13 +1,15 @@
 //! The drift guard: a version's golden cases run on the instance that will serve them, and what comes out is
 //! compared as a client would see it, after softmax and normalisation.
 //!
-//! [`super::instance`] calls it once a version, after the first instance's warm-up; what it finds decides in
+//! `instance` calls it once a version, after the first instance's warm-up; what it finds decides in
 //! [`super::served`] whether the version is ready.
 
 mod compare;
 pub mod record;
 #[cfg(test)]
 mod tests;
+
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -25,6 +27,8 @@ use compare::{Agreement, compare};
 pub struct GoldenReport {
     /// Cases that ran.
     pub cases: usize,
+    /// Time that they took.
+    pub took: Duration,
     /// What held, and where it came from: `bound cosine 0.9995, the default in fp32`.
     pub bound: String,
     /// For each output with an expectation, how near its worst row came.
@@ -60,7 +64,7 @@ impl GoldenReport {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
     "{file}: {precision} on {backend} drifts: output \"{output}\" of {case} {reached} ({bound}); {off} of {cases} \
-     case(s) are off. {fix}"
+     case(s) are off"
 )]
 pub struct Drift {
     /// The `golden.json`.
@@ -104,6 +108,7 @@ pub(super) fn run(
     instance: &mut dyn Instance,
 ) -> Result<GoldenReport, Refusal> {
     let (precision, normalized) = (loaded.precision(), loaded.normalizes());
+    let start = Instant::now();
     let rows: Vec<RowInput> = golden.cases.iter().map(|c| row(&c.input)).collect();
     let rows: Vec<&RowInput> = rows.iter().collect();
     let failed = |why: String| Refusal::Failed(format!("{}: {why}", golden.path.display()));
@@ -158,16 +163,17 @@ pub(super) fn run(
             difference: agreement.difference,
         })
     });
-    Ok(GoldenReport { cases: rows.len(), bound: bound_text, outputs: outputs.collect() })
+    let outputs = outputs.collect();
+    Ok(GoldenReport { cases: rows.len(), took: start.elapsed(), bound: bound_text, outputs })
 }
 
 fn fix(precision: Precision) -> &'static str {
     match precision {
         Precision::Fp32 => {
-            "If the network or its model.toml has changed, write the file anew: visord check --golden --force"
+            "if the network or its model.toml has changed, write the file anew: visord check --golden --force"
         }
         Precision::Tf32 | Precision::Fp16 | Precision::Bf16 => {
-            "Set precision = \"fp32\", or golden.on_drift = \"fallback\", in model.toml; if the network has changed, \
+            "set precision = \"fp32\", or golden.on_drift = \"fallback\", in model.toml; if the network has changed, \
              write the file anew: visord check --golden --force"
         }
     }
@@ -180,7 +186,10 @@ fn row(input: &CaseInput) -> RowInput {
     }
 }
 
-/// Runs one batch; for each row, the bytes of each output after post-processing.
+/// Bytes of each output of one row.
+type Answer = Vec<Vec<u8>>;
+
+/// Runs one batch; for each row, its outputs after post-processing.
 ///
 /// **Errors:** the row that is bad, if it is one, and why.
 fn execute(
@@ -188,7 +197,7 @@ fn execute(
     spec: &ModelSpec,
     normalized: bool,
     rows: &[&RowInput],
-) -> Result<Vec<Vec<Vec<u8>>>, (Option<usize>, String)> {
+) -> Result<Vec<Answer>, (Option<usize>, String)> {
     let done = instance.run(rows).map_err(|e| (None, e.to_string()))?;
     let mut places = SmallVec::<[usize; 32]>::new();
     for (row, place) in done.rows.into_iter().enumerate() {

@@ -45,7 +45,7 @@ pub enum LoadError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// It runs, and its answers are off by more than `golden.json` allows.
-    #[error(transparent)]
+    #[error("{0}; {fix}", fix = .0.fix)]
     Drift(#[from] Box<Drift>),
 }
 
@@ -118,6 +118,7 @@ impl ServedModel {
             cases = report.cases,
             worst_cosine = report.worst_cosine(),
             worst_difference = report.worst_difference(),
+            seconds = report.took.as_secs_f64(),
             "golden cases passed, {}",
             report.bound
         );

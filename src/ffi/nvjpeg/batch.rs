@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 use std::sync::Arc;
 
-use super::{Codec, DeviceImage, NvjpegError, Owned, result, sys};
+use super::{Codec, NvjpegError, Owned, Target, result, sys};
 
 /// State for batches of one size at a time.
 pub(crate) struct BatchState {
@@ -50,24 +50,24 @@ impl BatchState {
     ///
     /// # Safety
     ///
-    /// `prepare` was called with the number of `pictures`, and the state is idle. Each image has the size that its
+    /// `prepare` was called with the number of `pictures`, and the state is idle. Each target is for the size that its
     /// JPEG's header says, and is device memory of the codec's GPU. The bytes and that memory stay, and `self` is
     /// neither used nor dropped, until `stream` has passed this work.
-    pub(crate) unsafe fn decode(
+    pub(crate) unsafe fn decode<'e>(
         &mut self,
-        pictures: &[(&[u8], DeviceImage)],
+        pictures: impl IntoIterator<Item = (&'e [u8], Target)>,
         stream: sys::CUstream,
     ) -> Result<(), NvjpegError> {
         self.data.clear();
         self.lengths.clear();
         self.images.clear();
-        for (encoded, image) in pictures {
+        for (encoded, target) in pictures {
             self.data.push(encoded.as_ptr());
             self.lengths.push(encoded.len());
-            self.images.push(image.raw());
+            self.images.push(target.raw());
         }
         let Self { state: Owned { codec, raw, .. }, data, lengths, images, .. } = self;
-        // SAFETY: the caller's promise, with arrays of `pictures.len()` entries each.
+        // SAFETY: the caller's promise, with arrays of one entry for each picture.
         let decoded =
             unsafe { result::decode_batched(&codec.library, codec.raw, *raw, data, lengths, images, stream) };
         if decoded.is_err() {

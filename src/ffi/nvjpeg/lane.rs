@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Codec, DeviceImage, NvjpegError, Owned, Picture, result, sys};
+use super::{Codec, NvjpegError, Owned, Picture, Target, result, sys};
 
 /// Everything one thread needs to decode in phases. Two pinned buffers and two JPEG streams take turns, so that the
 /// CPU's phase of one picture goes on while the GPU works on the one before; the device buffer is one, because
@@ -61,7 +61,7 @@ impl Lane {
         }
     }
 
-    /// Parses `encoded` and decodes its entropy-coded data on this thread: the CPU's share. `false` if nvJPEG says
+    /// Parses `encoded`, of `size`, and decodes its entropy-coded data on this thread: the CPU's share. `false` if nvJPEG says
     /// that it does not support this picture.
     ///
     /// **Errors:** any status, of which those that blame the picture leave the lane as it was.
@@ -70,11 +70,13 @@ impl Lane {
     ///
     /// The picture before the last one is copied to the device. `encoded` stays readable until
     /// [`finish`](Self::finish) returns.
-    pub(crate) unsafe fn begin(&mut self, encoded: &[u8]) -> Result<bool, NvjpegError> {
+    pub(crate) unsafe fn begin(&mut self, encoded: &[u8], size: (u32, u32)) -> Result<bool, NvjpegError> {
         let (library, phases) = (&*self.codec.library, self.phases());
         // SAFETY: all are live and no one else's; the caller promises that this JPEG stream, of the picture before
         // the last one, is done with, and that `encoded` stays for as long as it is used.
         unsafe { result::stream_parse(library, phases.codec, encoded, phases.picture) }?;
+        // SAFETY: the JPEG stream is live, and the picture was just parsed.
+        unsafe { result::check_size(library, phases.picture, size) }?;
         // SAFETY: all are live, and the picture was just parsed.
         let supported =
             unsafe { result::decoder_supported(library, phases.decoder, phases.picture, phases.params) }?;
@@ -96,20 +98,16 @@ impl Lane {
     ///
     /// # Safety
     ///
-    /// The last call was `begin`, and gave `true`. The device is done with the picture before. `image` has the
-    /// picture's size and is device memory of the codec's GPU, which stays, as does `self`, until `stream` has
+    /// The last call was `begin`, and gave `true`. The device is done with the picture before. `target` is for the picture's size and is
+    /// device memory of the codec's GPU, which stays, as does `self`, until `stream` has
     /// passed this work.
-    pub(crate) unsafe fn finish(
-        &mut self,
-        image: &DeviceImage,
-        stream: sys::CUstream,
-    ) -> Result<(), NvjpegError> {
+    pub(crate) unsafe fn finish(&mut self, target: Target, stream: sys::CUstream) -> Result<(), NvjpegError> {
         let (library, phases) = (&*self.codec.library, self.phases());
         // The pair is taken, whatever comes of it: a copy may have begun.
         self.turn = 1 - self.turn;
         // SAFETY: the host phase has succeeded; the buffers stay with `self`.
         unsafe { result::decode_transfer(library, phases, stream) }?;
         // SAFETY: the transfer has succeeded on this stream; the caller promises the memory.
-        unsafe { result::decode_device(library, phases, image.raw(), stream) }
+        unsafe { result::decode_device(library, phases, target.raw(), stream) }
     }
 }

@@ -28,21 +28,17 @@ pub(crate) enum Backend {
     Hardware,
 }
 
-/// Device memory for one picture: interleaved RGB, `[height, pitch_bytes]`.
+/// Device memory for one picture in interleaved RGB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceImage {
+pub(crate) struct Target {
     /// Device address of the first row.
-    pub address: u64,
+    pub(crate) address: u64,
     /// Bytes from one row to the next: at least `3 * width`.
-    pub pitch_bytes: usize,
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
+    pub(crate) pitch_bytes: usize,
 }
 
-impl DeviceImage {
-    fn raw(&self) -> sys::Image {
+impl Target {
+    fn raw(self) -> sys::Image {
         let mut image = sys::Image {
             channel: [std::ptr::null_mut(); sys::MAX_COMPONENTS],
             pitch: [0; sys::MAX_COMPONENTS],
@@ -144,14 +140,21 @@ impl Picture {
         self.0.raw
     }
 
-    /// Whether batches of this codec may hold `encoded`, by its header. `true` where the library cannot say.
+    /// Whether batches of this codec may hold `encoded`, of `size`, by its header. `true` where the library cannot
+    /// say.
     ///
-    /// **Errors:** the header does not parse.
-    pub(crate) fn supported_in_batch(&mut self, encoded: &[u8]) -> Result<bool, NvjpegError> {
+    /// **Errors:** the header does not parse, or to another size.
+    pub(crate) fn supported_in_batch(
+        &mut self,
+        encoded: &[u8],
+        size: (u32, u32),
+    ) -> Result<bool, NvjpegError> {
         let (codec, raw) = (&*self.0.codec, self.0.raw);
         // SAFETY: both are live; the stream refers to `encoded` only up to the next call, which is in this scope,
         // and every other use of it parses first.
         unsafe { result::stream_parse_header(&codec.library, codec.raw, encoded, raw) }?;
+        // SAFETY: the stream is live, and the header was just read.
+        unsafe { result::check_size(&codec.library, raw, size) }?;
         // SAFETY: both are live, and the header was just read.
         let supported = unsafe { result::batched_supported(&codec.library, codec.raw, raw) }?;
         Ok(supported.unwrap_or(true))

@@ -1,11 +1,18 @@
 //! nvJPEG's calls with their status as a `Result`; still unsafe: that handles are live, belong together and are
 //! not used by two threads at once is the caller's promise, which the owners in [`super`] keep.
 
+mod phases;
+
 use std::ffi::{c_int, c_uint};
 use std::ptr::{NonNull, null_mut};
 
 use super::library::{Library, NvjpegError};
 use super::sys::{self, CUstream};
+
+pub(super) use phases::*;
+
+const BAD_JPEG: sys::Status = 3;
+const ALLOCATOR_FAILURE: sys::Status = 5;
 
 /// A status of 0 is success.
 fn check(call: &'static str, code: sys::Status) -> Result<(), NvjpegError> {
@@ -15,7 +22,7 @@ fn check(call: &'static str, code: sys::Status) -> Result<(), NvjpegError> {
 /// What a creating call made. A library that reports success and gives nothing is taken for out of memory.
 fn made<T>(call: &'static str, code: sys::Status, made: *mut T) -> Result<NonNull<T>, NvjpegError> {
     check(call, code)?;
-    NonNull::new(made).ok_or(NvjpegError { call, code: 5 })
+    NonNull::new(made).ok_or(NvjpegError { call, code: ALLOCATOR_FAILURE })
 }
 
 /// # Safety
@@ -122,6 +129,26 @@ pub(super) unsafe fn stream_parse_header(
     check("nvjpegJpegStreamParseHeader", code)
 }
 
+/// Succeeds if the frame in `stream` has the size `(width, height)`: what is about to be written must fit the
+/// memory that was made for it. Another size is reported as `BAD_JPEG`, for two readers of one header disagree.
+///
+/// # Safety
+///
+/// `stream` is live, and a header was read into it.
+pub(super) unsafe fn check_size(
+    library: &Library,
+    stream: NonNull<sys::Stream>,
+    size: (u32, u32),
+) -> Result<(), NvjpegError> {
+    const CALL: &str = "nvjpegJpegStreamGetFrameDimensions";
+    let (mut width, mut height) = (0, 0);
+    let function = library.functions.nvjpegJpegStreamGetFrameDimensions;
+    // SAFETY: the caller's promise; both integers are written.
+    let code = unsafe { function(stream.as_ptr(), &raw mut width, &raw mut height) };
+    check(CALL, code)?;
+    if (width, height) == size { Ok(()) } else { Err(NvjpegError { call: CALL, code: BAD_JPEG }) }
+}
+
 /// # Safety
 ///
 /// `codec` is live.
@@ -217,249 +244,4 @@ pub(super) unsafe fn batched_supported(
     let code = unsafe { function(codec.as_ptr(), stream.as_ptr(), &raw mut unsupported) };
     // 0 says that it is supported.
     check("nvjpegDecodeBatchedSupported", code).map(|()| Some(unsupported == 0))
-}
-
-/// Parameters for interleaved RGB of the whole picture, with no EXIF orientation applied.
-///
-/// # Safety
-///
-/// `codec` is live.
-pub(super) unsafe fn params_create(
-    library: &Library,
-    codec: NonNull<sys::Codec>,
-) -> Result<NonNull<sys::Params>, NvjpegError> {
-    let mut params = null_mut();
-    // SAFETY: the caller promises a live handle; `params` is written once.
-    let code = unsafe { (library.functions.nvjpegDecodeParamsCreate)(codec.as_ptr(), &raw mut params) };
-    made("nvjpegDecodeParamsCreate", code, params)
-}
-
-/// # Safety
-///
-/// `params` is live.
-pub(super) unsafe fn params_set_rgbi(
-    library: &Library,
-    params: NonNull<sys::Params>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise.
-    let code =
-        unsafe { (library.functions.nvjpegDecodeParamsSetOutputFormat)(params.as_ptr(), sys::OUTPUT_RGBI) };
-    check("nvjpegDecodeParamsSetOutputFormat", code)
-}
-
-/// # Safety
-///
-/// `params` is live and never used again.
-pub(super) unsafe fn params_destroy(
-    library: &Library,
-    params: NonNull<sys::Params>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegDecodeParamsDestroy)(params.as_ptr()) };
-    check("nvjpegDecodeParamsDestroy", code)
-}
-
-/// # Safety
-///
-/// `codec` is live.
-pub(super) unsafe fn decoder_create(
-    library: &Library,
-    codec: NonNull<sys::Codec>,
-    backend: c_int,
-) -> Result<NonNull<sys::Decoder>, NvjpegError> {
-    let mut decoder = null_mut();
-    // SAFETY: the caller promises a live handle; `decoder` is written once.
-    let code = unsafe { (library.functions.nvjpegDecoderCreate)(codec.as_ptr(), backend, &raw mut decoder) };
-    made("nvjpegDecoderCreate", code, decoder)
-}
-
-/// # Safety
-///
-/// `decoder` is live and never used again.
-pub(super) unsafe fn decoder_destroy(
-    library: &Library,
-    decoder: NonNull<sys::Decoder>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegDecoderDestroy)(decoder.as_ptr()) };
-    check("nvjpegDecoderDestroy", code)
-}
-
-/// Whether `decoder` can decode the picture that was parsed into `stream`.
-///
-/// # Safety
-///
-/// All three are live, and a picture was parsed into `stream`.
-pub(super) unsafe fn decoder_supported(
-    library: &Library,
-    decoder: NonNull<sys::Decoder>,
-    stream: NonNull<sys::Stream>,
-    params: NonNull<sys::Params>,
-) -> Result<bool, NvjpegError> {
-    let mut unsupported = 0;
-    let function = library.functions.nvjpegDecoderJpegSupported;
-    // SAFETY: the caller's promise; the integer is written.
-    let code = unsafe { function(decoder.as_ptr(), stream.as_ptr(), params.as_ptr(), &raw mut unsupported) };
-    // 0 says that it is supported.
-    check("nvjpegDecoderJpegSupported", code).map(|()| unsupported == 0)
-}
-
-/// # Safety
-///
-/// `codec` is live.
-pub(super) unsafe fn pinned_create(
-    library: &Library,
-    codec: NonNull<sys::Codec>,
-) -> Result<NonNull<sys::PinnedBuffer>, NvjpegError> {
-    let mut buffer = null_mut();
-    let function = library.functions.nvjpegBufferPinnedCreate;
-    // SAFETY: the caller promises a live handle; `buffer` is written once; a null allocator is the library's own.
-    let code = unsafe { function(codec.as_ptr(), null_mut(), &raw mut buffer) };
-    made("nvjpegBufferPinnedCreate", code, buffer)
-}
-
-/// # Safety
-///
-/// `buffer` is live, never used again, and no copy out of it is still running.
-pub(super) unsafe fn pinned_destroy(
-    library: &Library,
-    buffer: NonNull<sys::PinnedBuffer>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegBufferPinnedDestroy)(buffer.as_ptr()) };
-    check("nvjpegBufferPinnedDestroy", code)
-}
-
-/// # Safety
-///
-/// `codec` is live.
-pub(super) unsafe fn device_create(
-    library: &Library,
-    codec: NonNull<sys::Codec>,
-) -> Result<NonNull<sys::DeviceBuffer>, NvjpegError> {
-    let mut buffer = null_mut();
-    let function = library.functions.nvjpegBufferDeviceCreate;
-    // SAFETY: the caller promises a live handle; `buffer` is written once; a null allocator is the library's own.
-    let code = unsafe { function(codec.as_ptr(), null_mut(), &raw mut buffer) };
-    made("nvjpegBufferDeviceCreate", code, buffer)
-}
-
-/// # Safety
-///
-/// `buffer` is live, never used again, and no work on it is still running.
-pub(super) unsafe fn device_destroy(
-    library: &Library,
-    buffer: NonNull<sys::DeviceBuffer>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegBufferDeviceDestroy)(buffer.as_ptr()) };
-    check("nvjpegBufferDeviceDestroy", code)
-}
-
-/// # Safety
-///
-/// Both are live and in no other use, and no copy out of `buffer` is still running.
-pub(super) unsafe fn attach_pinned(
-    library: &Library,
-    state: NonNull<sys::State>,
-    buffer: NonNull<sys::PinnedBuffer>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegStateAttachPinnedBuffer)(state.as_ptr(), buffer.as_ptr()) };
-    check("nvjpegStateAttachPinnedBuffer", code)
-}
-
-/// # Safety
-///
-/// Both are live and in no other use.
-pub(super) unsafe fn attach_device(
-    library: &Library,
-    state: NonNull<sys::State>,
-    buffer: NonNull<sys::DeviceBuffer>,
-) -> Result<(), NvjpegError> {
-    // SAFETY: the caller's promise is the call's condition.
-    let code = unsafe { (library.functions.nvjpegStateAttachDeviceBuffer)(state.as_ptr(), buffer.as_ptr()) };
-    check("nvjpegStateAttachDeviceBuffer", code)
-}
-
-/// The handles that the three phases of one picture work with.
-#[derive(Clone, Copy)]
-pub(super) struct Phases {
-    pub(super) codec: NonNull<sys::Codec>,
-    pub(super) decoder: NonNull<sys::Decoder>,
-    pub(super) state: NonNull<sys::State>,
-    pub(super) params: NonNull<sys::Params>,
-    pub(super) picture: NonNull<sys::Stream>,
-}
-
-/// First phase: entropy decoding on this thread, into the attached pinned buffer.
-///
-/// # Safety
-///
-/// The handles of `phases` are live, belong together and are in no other use; a picture is parsed, its bytes still
-/// readable, and both buffers are attached.
-pub(super) unsafe fn decode_host(library: &Library, phases: Phases) -> Result<(), NvjpegError> {
-    let Phases { codec, decoder, state, params, picture } = phases;
-    // SAFETY: the caller's promise.
-    let code = unsafe {
-        (library.functions.nvjpegDecodeJpegHost)(
-            codec.as_ptr(),
-            decoder.as_ptr(),
-            state.as_ptr(),
-            params.as_ptr(),
-            picture.as_ptr(),
-        )
-    };
-    check("nvjpegDecodeJpegHost", code)
-}
-
-/// Second phase: enqueues the copy to the device.
-///
-/// # Safety
-///
-/// As [`decode_host`], which has succeeded; the pinned buffer and the picture's bytes stay as they are until
-/// `stream` has passed this work.
-pub(super) unsafe fn decode_transfer(
-    library: &Library,
-    phases: Phases,
-    stream: CUstream,
-) -> Result<(), NvjpegError> {
-    let Phases { codec, decoder, state, params: _, picture } = phases;
-    // SAFETY: the caller's promise.
-    let code = unsafe {
-        (library.functions.nvjpegDecodeJpegTransferToDevice)(
-            codec.as_ptr(),
-            decoder.as_ptr(),
-            state.as_ptr(),
-            picture.as_ptr(),
-            stream,
-        )
-    };
-    check("nvjpegDecodeJpegTransferToDevice", code)
-}
-
-/// Third phase: enqueues the rest of the decoding.
-///
-/// # Safety
-///
-/// As [`decode_transfer`], which has succeeded on the same `stream`; `image` has room for the picture until
-/// `stream` has passed this work.
-pub(super) unsafe fn decode_device(
-    library: &Library,
-    phases: Phases,
-    mut image: sys::Image,
-    stream: CUstream,
-) -> Result<(), NvjpegError> {
-    let Phases { codec, decoder, state, params: _, picture: _ } = phases;
-    // SAFETY: the caller's promise; the description of the image is read during the call.
-    let code = unsafe {
-        (library.functions.nvjpegDecodeJpegDevice)(
-            codec.as_ptr(),
-            decoder.as_ptr(),
-            state.as_ptr(),
-            &raw mut image,
-            stream,
-        )
-    };
-    check("nvjpegDecodeJpegDevice", code)
 }

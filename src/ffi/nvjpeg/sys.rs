@@ -102,6 +102,7 @@ functions! {
     required nvjpegJpegStreamDestroy(*mut Stream);
     required nvjpegJpegStreamParse(*mut Codec, *const c_uchar, usize, c_int, c_int, *mut Stream);
     required nvjpegJpegStreamParseHeader(*mut Codec, *const c_uchar, usize, *mut Stream);
+    required nvjpegJpegStreamGetFrameDimensions(*mut Stream, *mut c_uint, *mut c_uint);
 
     required nvjpegJpegStateCreate(*mut Codec, *mut *mut State);
     required nvjpegJpegStateDestroy(*mut State);

@@ -56,7 +56,8 @@ visord_trt_status library_open(const char* library, const char* parser, visord_t
 #if VISORD_TRT_IS_RTX
     // From 1.4 to 1.5 its classes changed within the major.
     if (lib->version.minor < 5) {
-      return refuse(VISORD_TRT_OPEN, error, "it is version " + text_of(lib->version) + ", where 1.5 or later is needed");
+      return refuse(VISORD_TRT_OPEN, error,
+                    "it is version " + text_of(lib->version) + ", where 1.5 or later is needed");
     }
 #endif
     Dl_info info{};
@@ -82,7 +83,8 @@ visord_trt_status library_build(visord_trt_library* lib, const visord_trt_build_
   return guarded("buildSerializedNetwork", error, [&]() -> visord_trt_status {
     if (!library_can_build(lib)) {
       return refuse(VISORD_TRT_UNSUPPORTED, error,
-                    of(lib)->path + " is a runtime only: it has no " + (of(lib)->create_builder ? "ONNX parser" : "builder"));
+                    of(lib)->path + " is a runtime only: it has no " +
+                        (of(lib)->create_builder ? "ONNX parser" : "builder"));
     }
     return Build{*of(lib), *options, *sink, error}.run();
   });
@@ -94,12 +96,12 @@ visord_trt_status library_deserialize(visord_trt_library* lib, const void* plan,
     auto made = std::make_unique<Engine>();
     Capture capture;
     made->runtime.reset(factory_result<IRuntime>(of(lib)->create_runtime(&logger(), of(lib)->runtime_version)));
-    if (!made->runtime) return failed("createInferRuntime", capture.text, error);
+    if (!made->runtime) return failed("createInferRuntime", capture.text(), error);
     made->runtime->setErrorRecorder(&made->recorder);
     made->engine.reset(made->runtime->deserializeCudaEngine(plan, bytes));
     if (!made->engine) {
       std::string text = made->recorder.take();
-      return failed("deserializeCudaEngine", text.empty() ? capture.text : text, error);
+      return failed("deserializeCudaEngine", text.empty() ? capture.text() : text, error);
     }
     made->engine->setErrorRecorder(&made->recorder);
     *out = reinterpret_cast<visord_trt_engine*>(made.release());
@@ -134,7 +136,8 @@ visord_trt_status engine_io(visord_trt_engine* e, int32_t index, visord_trt_io_t
     if (!name) return failed("getIOTensorName", of(e)->recorder, error);
     out->name = name;
     out->is_input = of(e)->engine->getTensorIOMode(name) == TensorIOMode::kINPUT;
-    out->is_host = of(e)->engine->getTensorLocation(name) == TensorLocation::kHOST || of(e)->engine->isShapeInferenceIO(name);
+    out->is_host =
+        of(e)->engine->getTensorLocation(name) == TensorLocation::kHOST || of(e)->engine->isShapeInferenceIO(name);
     out->datatype = datatype_of(of(e)->engine->getTensorDataType(name));
     out->shape = from_dims(of(e)->engine->getTensorShape(name));
     return kOk;
@@ -148,7 +151,8 @@ visord_trt_status engine_profile_shape(visord_trt_engine* e, const char* name, i
                                             OptProfileSelector::kMAX};
     for (int i = 0; i < 3; ++i) {
       out[i] = from_dims(of(e)->engine->getProfileShape(name, profile, selectors[i]));
-      if (out[i].rank < 0) return failed("getProfileShape", of(e)->recorder, error);
+      if (out[i].rank >= 0) continue;
+      return failed("getProfileShape", of(e)->recorder, quoted(name) + ", profile " + std::to_string(profile), error);
     }
     return kOk;
   });
@@ -165,7 +169,7 @@ int64_t engine_device_memory_bytes(const visord_trt_engine* engine) noexcept {
 visord_trt_status context_create(visord_trt_engine* e, visord_trt_context** out, visord_trt_text error) noexcept {
   return guarded("createExecutionContext", error, [&]() -> visord_trt_status {
     auto made = std::make_unique<Context>();
-    made->context.reset(of(e)->engine->createExecutionContext());
+    made->context.reset(of(e)->engine->createExecutionContext(ExecutionContextAllocationStrategy::kUSER_MANAGED));
     if (!made->context) return failed("createExecutionContext", of(e)->recorder, error);
     // Its own: contexts run on threads of their own, and one must not take another's errors.
     made->context->setErrorRecorder(&made->recorder);
@@ -180,7 +184,7 @@ visord_trt_status context_set_profile(visord_trt_context* c, int32_t profile, vo
                                       visord_trt_text error) noexcept {
   return guarded("setOptimizationProfileAsync", error, [&]() -> visord_trt_status {
     if (of(c)->context->setOptimizationProfileAsync(profile, static_cast<cudaStream_t>(stream))) return kOk;
-    return failed("setOptimizationProfileAsync", of(c)->recorder, error);
+    return failed("setOptimizationProfileAsync", of(c)->recorder, "profile " + std::to_string(profile), error);
   });
 }
 
@@ -189,7 +193,7 @@ visord_trt_status context_set_input_shape(visord_trt_context* c, const char* nam
   return guarded("setInputShape", error, [&]() -> visord_trt_status {
     if (rank < 0 || rank > Dims::MAX_DIMS) return failed("setInputShape", "more than 8 dimensions", error);
     if (of(c)->context->setInputShape(name, to_dims(shape, rank))) return kOk;
-    return failed("setInputShape", of(c)->recorder, error);
+    return failed("setInputShape", of(c)->recorder, quoted(name) + " " + text_of(to_dims(shape, rank)), error);
   });
 }
 
@@ -198,7 +202,7 @@ visord_trt_status context_tensor_shape(const visord_trt_context* c, const char* 
   return guarded("getTensorShape", error, [&]() -> visord_trt_status {
     *out = from_dims(of(c)->context->getTensorShape(name));
     if (out->rank >= 0) return kOk;
-    return failed("getTensorShape", of(c)->recorder, error);
+    return failed("getTensorShape", of(c)->recorder, quoted(name), error);
   });
 }
 
@@ -206,7 +210,7 @@ visord_trt_status context_set_tensor_address(visord_trt_context* c, const char* 
                                              visord_trt_text error) noexcept {
   return guarded("setTensorAddress", error, [&]() -> visord_trt_status {
     if (of(c)->context->setTensorAddress(name, address)) return kOk;
-    return failed("setTensorAddress", of(c)->recorder, error);
+    return failed("setTensorAddress", of(c)->recorder, quoted(name), error);
   });
 }
 
@@ -217,11 +221,25 @@ visord_trt_status context_enqueue(visord_trt_context* c, void* stream, visord_tr
   });
 }
 
+visord_trt_status context_set_device_memory(visord_trt_context* c, void* address, int64_t bytes,
+                                            visord_trt_text error) noexcept {
+  return guarded("setDeviceMemory", error, [&]() -> visord_trt_status {
+#if IS_10
+    (void)bytes;
+    of(c)->context->setDeviceMemory(address);  // its successor is missing in 10.0
+#else
+    of(c)->context->setDeviceMemoryV2(address, bytes);
+#endif
+    if (of(c)->recorder.getNbErrors() == 0) return kOk;
+    return failed("setDeviceMemory", of(c)->recorder, error);
+  });
+}
+
 const visord_trt_api kApi = {
     {NV_TENSORRT_MAJOR, NV_TENSORRT_MINOR, NV_TENSORRT_PATCH, NV_TENSORRT_BUILD},
     {sizeof(visord_trt_dims), sizeof(visord_trt_profile_input), sizeof(visord_trt_build_options),
      offsetof(visord_trt_build_options, workspace_bytes), offsetof(visord_trt_build_options, timing_cache_bytes),
-     sizeof(visord_trt_sink), offsetof(visord_trt_io_tensor, shape), offsetof(visord_trt_api, context_enqueue)},
+     sizeof(visord_trt_sink), offsetof(visord_trt_io_tensor, shape), offsetof(visord_trt_api, context_set_device_memory)},
     library_open,
     library_close,
     library_version,
@@ -242,6 +260,7 @@ const visord_trt_api kApi = {
     context_tensor_shape,
     context_set_tensor_address,
     context_enqueue,
+    context_set_device_memory,
 };
 
 }  // namespace

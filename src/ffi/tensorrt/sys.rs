@@ -220,7 +220,7 @@ pub(super) const LAYOUT: [usize; 8] = [
     offset_of!(BuildOptions, timing_cache_bytes),
     size_of::<Sink>(),
     offset_of!(IoTensor, shape),
-    offset_of!(Api, context_enqueue),
+    offset_of!(Api, context_set_device_memory),
 ];
 
 unsafe extern "C" {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUstream;
 
-use super::{DecodeError, DeviceImage, Done, of_the_picture};
+use super::{DecodeError, DeviceImage, Done, of_the_picture, target};
 use crate::ffi::nvjpeg::{Codec, Lane, NvjpegError};
 
 /// Decodes pictures one after the other; one lane for each thread that decodes.
@@ -24,17 +24,17 @@ impl HybridLane {
         Ok(Self { lane: Lane::new(codec)?, done: Done::new()? })
     }
 
-    /// Decodes `encoded` to `image`, RGB `[height, pitch_bytes]`. Blocks for the CPU's phase and until the GPU is
+    /// Decodes `encoded` to `image`, RGB8 `[height, pitch]`. Blocks for the CPU's phase and until the GPU is
     /// done with this lane's picture before; returns before it is done with this one. Allocates pinned and device
     /// memory where a picture is larger than any before.
     ///
-    /// **Errors:** `Rejected` (of picture 0) where nvJPEG does not take it; `Pitch`; `Device` and `Cuda` for
+    /// **Errors:** `Rejected` (of picture 0) where nvJPEG does not take it; `Memory`; `Device` and `Cuda` for
     /// everything else, with work possibly enqueued.
     ///
     /// # Safety
     ///
-    /// `encoded` is a JPEG of the size that `image` has. `image` is device memory of the current context that
-    /// holds `pitch_bytes * height` bytes, and is neither read nor freed until `stream` has passed this work.
+    /// `image` is device memory of the current context that
+    /// holds `bytes` bytes, and is neither read nor freed until `stream` has passed this work.
     /// `stream` is live and of the current context. (`encoded` is not used after the return: what the copy needs
     /// of it was decoded before, and pageable memory is staged by the call.)
     pub unsafe fn decode(
@@ -43,10 +43,10 @@ impl HybridLane {
         image: &DeviceImage,
         stream: CUstream,
     ) -> Result<(), DecodeError> {
-        image.check(0)?;
+        let target = target(0, image)?;
         // SAFETY: the picture before the last was copied before the last one's copy began, which waited for it;
         // `encoded` stays until `finish` returns, below.
-        match unsafe { self.lane.begin(encoded) } {
+        match unsafe { self.lane.begin(encoded, (image.width, image.height)) } {
             Ok(true) => {}
             Ok(false) => return Err(rejected(NvjpegError { call: "nvjpegDecoderJpegSupported", code: 4 })),
             // Nothing touched the device yet.
@@ -56,7 +56,7 @@ impl HybridLane {
         self.done.wait()?;
         // SAFETY: `begin` gave `true`, and the device is done with the picture before; the caller promises image
         // and stream, and `drop` waits.
-        let finished = unsafe { self.lane.finish(image, stream) };
+        let finished = unsafe { self.lane.finish(target, stream) };
         // A failed call may have enqueued some of its work.
         // SAFETY: the caller promises the stream.
         let recorded = unsafe { self.done.record(stream) };

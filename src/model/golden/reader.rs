@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use base64::Engine as _;
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
@@ -48,9 +48,11 @@ enum Unreadable {
 
 /// A regular file's bytes, if they are at most `limit`: a pipe or a device would never end.
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, Unreadable> {
-    let failed = |e: std::io::Error| match e.kind() {
-        ErrorKind::NotFound => Unreadable::Missing,
-        _ => Unreadable::Because(format!("cannot be read: {e}")),
+    let failed = |e: std::io::Error| {
+        if e.kind() == ErrorKind::NotFound {
+            return Unreadable::Missing;
+        }
+        Unreadable::Because(format!("cannot be read: {e}"))
     };
     // Looked at before it is opened: opening a pipe waits for its other end.
     let size = match std::fs::metadata(path).map_err(failed)? {
@@ -100,14 +102,31 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A list, values as they stand.
-fn list<'a>(raw: &'a RawValue, limit: usize) -> Result<Vec<&'a RawValue>, String> {
-    let list: Vec<&RawValue> =
-        serde_json::from_str(raw.get()).map_err(|e| format!("must be a list: {}", reason(&e)))?;
-    if list.len() > limit {
-        Err(format!("has {} entries; at most {limit} are read", list.len()))
-    } else {
-        Ok(list)
+/// The cases, as they stand.
+struct RawCases<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for RawCases<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = RawCases<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MAX_CASES} cases")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut cases = Vec::new();
+                while let Some(case) = seq.next_element()? {
+                    if cases.len() == MAX_CASES {
+                        return Err(serde::de::Error::invalid_length(cases.len() + 1, &self));
+                    }
+                    cases.push(case);
+                }
+                Ok(RawCases(cases))
+            }
+        }
+        deserializer.deserialize_seq(Collect)
     }
 }
 
@@ -169,12 +188,12 @@ impl Reader<'_> {
         let Some(raw) = top.get("cases") else {
             return self.problem("cases", "", "must be there: a list of inputs with their outputs");
         };
-        let cases = match list(raw, MAX_CASES) {
-            Ok(cases) if cases.is_empty() => {
+        let cases = match serde_json::from_str::<RawCases<'_>>(raw.get()) {
+            Ok(RawCases(cases)) if cases.is_empty() => {
                 return self.problem("cases", "[]", "must hold at least one case");
             }
-            Ok(cases) => cases,
-            Err(why) => return self.problem("cases", "", why),
+            Ok(RawCases(cases)) => cases,
+            Err(e) => return self.problem("cases", "", reason(&e)),
         };
         let read = |(i, raw): (usize, &&RawValue)| self.case(&format!("cases[{i}]"), raw);
         let cases = cases.iter().enumerate().filter_map(read).collect();

@@ -133,7 +133,7 @@ mod tests {
             (Datatype::Fp32, "[1, 1e39]", "value 1 is beyond the range of FP32"),
             (Datatype::Fp32, "[1e999]", "out of range"),
             (Datatype::Fp16, "[65536]", "value 0 is beyond the range of FP16"),
-            (Datatype::Bf16, "[3.4e38, 3.4028e38]", "value 1 is beyond the range of BF16"),
+            (Datatype::Bf16, "[3.38e38, 3.4028e38]", "value 1 is beyond the range of BF16"),
             (Datatype::Fp32, "[[1]]", "flat list of FP32"),
             (Datatype::Fp32, "7", "flat list of FP32"),
             (Datatype::Fp32, "[null]", "flat list of FP32"),

@@ -107,9 +107,10 @@ impl Agreement {
             }
         }
         match bound.absolute {
-            Some(most) if self.difference > most => {
-                Some((-self.difference, format!("differs by {} from what it must be", self.difference)))
-            }
+            Some(most) if self.difference > most => Some((
+                -self.difference,
+                format!("differs by {} from what it must be", self.difference as f32),
+            )),
             None if self.cosine.is_none() && self.unequal > 0 => {
                 let text = format!("differs in {} of {got} values, and integers must be equal", self.unequal);
                 Some((-1.0, text))

@@ -15,6 +15,7 @@ use crate::backend::{
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::{ModelConfig, Normalize, Precision};
+use crate::model::repository::RepositoryVersion;
 use crate::model::spec::{ModelSpec, OutputSpec};
 use crate::model::tensorrt::TensorRtConfig;
 use crate::problems::Problems;
@@ -230,7 +231,8 @@ impl Harness {
         let backend = TestBackend { held: sender, broken: Arc::default(), built: Arc::default() };
         let telemetry = Telemetry::new(false);
         let limits = Limits { max_image_pixels: 1 };
-        let served = ServedModel::load(&Arc::new(config), 1, &spec, &backend, limits, &telemetry).unwrap();
+        let version = RepositoryVersion { version: 1, spec, golden: None };
+        let served = ServedModel::load(&Arc::new(config), &version, &backend, limits, &telemetry).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { served: Arc::new(served), telemetry, backend, held, runtime: Arc::new(runtime) }
     }

@@ -163,7 +163,8 @@ fn external_data_stays_inside_the_folder_and_its_file() {
     std::os::unix::fs::symlink("../secret", dir.join("link")).unwrap();
     let absolute = root.path().join("secret").display().to_string();
     let max = u64::MAX.to_string();
-    let cases: Vec<(Vec<(&str, &str)>, u64, &str)> = vec![
+    type Entries<'e> = Vec<(&'e str, &'e str)>;
+    let cases: Vec<(Entries, u64, &str)> = vec![
         (vec![("location", "../secret")], 2, "not a path inside the model's folder"),
         (vec![("location", &absolute)], 2, "not a path inside the model's folder"),
         (vec![], 2, "not a path inside the model's folder"),
