@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::builder::{Builder, BuilderError, Built, Event, Flavor, Identity, Options};
 use super::cache::{Plan, PlanCache, Source};
 use super::key::Entry;
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::request::{PlanError, PlanRequest, Target};
 use super::store;
 use crate::model::config::{ModelConfig, Precision};
@@ -480,6 +480,28 @@ fn a_build_that_fails_or_is_stopped_leaves_nothing() {
         assert_eq!(ratios[0], 0.0);
         // The next one does not wait.
         assert!(matches!(obtain(&shop.cache(), "m", &spec, &TestBuilder::new()).source, Source::Built(_)));
+    }
+}
+
+#[test]
+fn a_daemons_metrics_follow_a_build() {
+    let builder = TestBuilder::doing(Box::new(|monitor| {
+        let _ = monitor(Event::Start { phase: "build", parent: None, steps: 4 });
+        let _ = monitor(Event::Step { phase: "build", step: 0 });
+        Err(BuilderError::Failed("in the middle".into()))
+    }));
+    let (shop, target) = (Shop::new(), gpu());
+    let spec = shop.spec("m");
+    let gauge = || PlanMetrics::new(&shop.telemetry).build_progress("m", 1);
+    for (builder, ratio, seconds) in [(&builder, "0.25", false), (&TestBuilder::new(), "1", true)] {
+        let mut told = progress::daemon("m", 1, gauge());
+        let plan = shop.cache().obtain(&request("m", &spec, &target), builder, &mut told);
+        assert_eq!(plan.is_ok(), seconds);
+        let text = shop.telemetry.render();
+        let has = |line: &str| text.lines().any(|l| l.starts_with(line));
+        let labels = "{model=\"m\",version=\"1\"}";
+        assert!(has(&format!("visord_engine_build_progress_ratio{labels} {ratio}")), "{text}");
+        assert_eq!(has(&format!("visord_engine_build_duration_seconds{labels} ")), seconds, "{text}");
     }
 }
 
