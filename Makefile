@@ -22,6 +22,10 @@ endif
 # In recipes: uses OpenVINO's libraries where they can be had.
 openvino = if dir=$$(scripts/openvino "$(TARGET)"); then export VISORD_OPENVINO_DIR="$$dir"; fi
 
+# In recipes: TensorRT libraries that tests use without a GPU. The tests look for them under target/; where they cannot
+# be had, tests say so, and fail if CI is set.
+tensorrt = for kind in "rtx" "lean 10" "lean 11"; do scripts/tensorrt-$$kind "$(TARGET)" >/dev/null || true; done
+
 .PHONY: help
 help: ## Lists these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,12 +64,12 @@ check: preflight ## Format, lints, docs, and licences where cargo-deny is instal
 	@echo "check: passed"
 
 .PHONY: test
-test: check test-rust test-doc test-clients ## Everything CI runs
+test: check test-rust test-doc test-kernels test-clients ## Everything CI runs
 	@echo "make test: all suites passed"
 
 .PHONY: test-rust
 test-rust: preflight ## Unit, integration and golden tests
-	@$(openvino); \
+	@$(tensorrt); $(openvino); \
 	if cargo nextest --version >/dev/null 2>&1; then \
 	    echo "==> cargo nextest run"; cargo nextest run --locked; \
 	else \
@@ -78,6 +82,25 @@ test-doc: preflight ## Examples in the documentation
 	@echo "==> cargo test --doc"
 	@cargo test --locked --doc
 	@echo "test-doc: passed"
+
+# NVRTC and ptxas, from their Python wheels.
+kernel-tools = scripts/venv "$(TARGET)/kernels/tools" scripts/kernels-requirements.txt || { \
+    echo "NVRTC and ptxas (x86_64 wheels, 45 MB) cannot be fetched: the network is needed once" >&2; exit 69; }
+
+.PHONY: test-kernels
+test-kernels: preflight ## Kernels: PTX as committed, no spills, right on the host, mistakes seen
+	@$(kernel-tools)
+	@echo "==> kernels/*.ptx"
+	@scripts/kernels "$(TARGET)/kernels/tools" check "$(TARGET)/kernels/ptx"
+	@echo "==> kernels on the host"
+	@tests/kernels/run "$(TARGET)/kernels/host"
+	@echo "test-kernels: passed"
+
+.PHONY: kernels
+kernels: ## Compiles kernels/*.cu to the PTX beside them, and shows what changed
+	@$(kernel-tools)
+	@scripts/kernels "$(TARGET)/kernels/tools" write
+	@git --no-pager diff --stat -- kernels
 
 .PHONY: test-clients
 test-clients: preflight ## Real Python clients against the running daemon (PYTEST="-k paddle")

@@ -12,13 +12,16 @@ use crate::backend::select::Backends;
 use crate::config::Config;
 use crate::model::repository::RepositoryModel;
 use crate::scheduler::registry::{Registry, VersionState};
-use crate::scheduler::served::ServedModel;
+use crate::scheduler::served::{LoadError, ServedModel};
 use crate::server::http::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::telemetry::metrics::Telemetry;
 
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the models are asked whether they have lost their device.
+const LOST_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Least time for the batches in hand, once connections are done or cut.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -46,6 +49,16 @@ pub enum AppError {
         /// Its version.
         version: u64,
         /// The reason.
+        why: String,
+    },
+    /// A device failed, and this process cannot use it any more.
+    #[error(
+        "model \"{model}\" has lost its device: {why}; exiting, so that a new process can take it up again"
+    )]
+    Lost {
+        /// Name of the model.
+        model: String,
+        /// The device's error.
         why: String,
     },
     /// Something of the process itself failed.
@@ -119,6 +132,19 @@ impl App {
         }
     }
 
+    /// Waits until a model has lost its device for good: only a new process can use it again.
+    pub async fn lost(&self) -> AppError {
+        let mut tick = tokio::time::interval(LOST_INTERVAL);
+        loop {
+            tick.tick().await;
+            for served in self.state.registry.served() {
+                if let Some(why) = served.lost() {
+                    return AppError::Lost { model: served.config.name.clone(), why: why.to_owned() };
+                }
+            }
+        }
+    }
+
     /// The way down: readiness off; after the configured delay no more connections and no further request on the
     /// open ones; requests in flight, also those whose bodies still arrive, answered within the configured time;
     /// the rest failed, threads joined.
@@ -163,7 +189,7 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener,
 /// Loads every version of every model; blocking.
 fn load(state: &ServerState, config: &Config) -> Result<(), AppError> {
     let start = Instant::now();
-    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+    let backends = Backends::new(&config.args, &state.telemetry);
     let mut warned = false;
     for model in &config.models {
         load_model(state, config, model, &backends, &mut warned)?;
@@ -187,7 +213,7 @@ fn load_model(
             state.set(&shared, version.version, &VersionState::Unavailable(why.clone()));
             AppError::Load { model: name.clone(), version: version.version, why }
         };
-        let chosen = backends.choose(model.config.backend).map_err(|e| refuse(e.to_string()))?;
+        let chosen = backends.choose(name, model.config.backend).map_err(|e| refuse(e.to_string()))?;
         if !*warned && !chosen.passed_over.is_empty() {
             *warned = true;
             tracing::warn!(
@@ -197,14 +223,14 @@ fn load_model(
             );
         }
         let start = Instant::now();
-        let loaded = ServedModel::load(
-            &shared,
-            version.version,
-            &version.spec,
-            &*chosen.backend,
-            config.image,
-            &state.telemetry,
-        );
+        let load = |backend| ServedModel::load(&shared, version, backend, config.image, &state.telemetry);
+        let loaded = match (load(&*chosen.backend), &chosen.otherwise) {
+            (Err(LoadError::Backend(e)), Some(otherwise)) => {
+                backends.gpu_unused(name, &e.to_string());
+                load(&**otherwise)
+            }
+            (loaded, _) => loaded,
+        };
         let served = loaded.map_err(|e| refuse(e.to_string()))?;
         let info = &served.backend;
         tracing::info!(

@@ -21,7 +21,17 @@ pub struct Cli {
     pub command: Command,
 }
 
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("VISORD_COMMIT"), ")");
+#[cfg(feature = "tensorrt")]
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("VISORD_COMMIT"),
+    ")\nTensorRT headers: ",
+    env!("VISORD_TENSORRT_HEADERS")
+);
+#[cfg(not(feature = "tensorrt"))]
+const VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (", env!("VISORD_COMMIT"), ")\nbuilt without TensorRT");
 
 /// What visord can do.
 #[derive(Debug, Subcommand)]
@@ -29,7 +39,9 @@ pub enum Command {
     /// Serve the models of a repository until SIGTERM or SIGINT
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
-    Check(Box<ServeArgs>),
+    Check(Box<CheckArgs>),
+    /// Build TensorRT plans into the plan cache, so that `serve` finds them there
+    Build(Box<BuildArgs>),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -41,6 +53,26 @@ pub enum PaddleErrNo {
     /// 3000 to 10000, as from 0.8 on.
     #[value(name = "0.8")]
     V08,
+}
+
+/// Flags of `check`: those of `serve`, and what it may write.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The flags of `serve`.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+
+    /// Write golden.json beside each version's model.onnx: what its backend answers in fp32 now
+    #[arg(long)]
+    pub golden: bool,
+
+    /// Image for --golden, again for each further one [default: made-up pictures]
+    #[arg(long, value_name = "FILE", requires = "golden")]
+    pub golden_image: Vec<PathBuf>,
+
+    /// Let --golden replace files that are there
+    #[arg(long, requires = "golden")]
+    pub force: bool,
 }
 
 /// Flags of `serve` and `check`.
@@ -75,9 +107,18 @@ pub struct ServeArgs {
     #[arg(long, env = "VISORD_BACKEND", value_enum, default_value_t = BackendChoice::Auto)]
     pub backend: BackendChoice,
 
+    /// Refuse to serve a model without a GPU, instead of warning and setting visord_gpu_unused
+    #[arg(long, env = "VISORD_REQUIRE_GPU", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub require_gpu: bool,
+
     /// Folder with libopenvino_c.so [default: OpenVINO's usual places]
     #[arg(long, env = "VISORD_OPENVINO_DIR", value_name = "DIR")]
     pub openvino_dir: Option<PathBuf>,
+
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub plans: PlanArgs,
 
     /// Form of log lines, on standard error
     #[arg(long, env = "VISORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
@@ -154,6 +195,104 @@ pub struct ServeArgs {
     pub triton_metrics: bool,
 }
 
+/// Flags that say where TensorRT and its plans are.
+#[derive(Debug, Clone, Args)]
+#[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
+pub struct PlanArgs {
+    /// Folder with TensorRT's libraries, where the loader does not find them by itself [default: the loader's path]
+    #[arg(long, env = "VISORD_TENSORRT_DIR", value_name = "DIR")]
+    pub tensorrt_dir: Option<PathBuf>,
+
+    /// Folder that keeps TensorRT's plans; several processes may share it [default: <MODEL_REPOSITORY>/.plans]
+    #[arg(long, env = "VISORD_PLAN_CACHE", value_name = "DIR")]
+    pub plan_cache: Option<PathBuf>,
+
+    /// Most that the plan cache may hold, bytes; beyond, the plans that were not used for longest go
+    #[arg(long, env = "VISORD_PLAN_CACHE_BYTES", value_name = "BYTES", default_value_t = 10_737_418_240,
+          value_parser = clap::value_parser!(u64).range(1..=1 << 50))]
+    pub plan_cache_bytes: u64,
+}
+
+impl PlanArgs {
+    /// The plan cache's folder.
+    #[must_use]
+    pub fn cache_dir(&self, model_repository: &Path) -> PathBuf {
+        self.plan_cache.clone().unwrap_or_else(|| model_repository.join(".plans"))
+    }
+}
+
+/// The arithmetic that a plan may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlanPrecision {
+    /// 32-bit floats throughout.
+    Fp32,
+    /// 32-bit floats, TF32 products on Ampere and later.
+    Tf32,
+    /// 16-bit floats inside the network.
+    Fp16,
+}
+
+/// Flags of `build`.
+#[derive(Debug, Clone, Args)]
+#[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
+pub struct BuildArgs {
+    /// TOML file with defaults for these flags; the one of `serve` will do [default: none]
+    #[arg(long, env = "VISORD_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Folder with one folder for each model: <MODEL>/model.toml, <MODEL>/<VERSION>/model.onnx
+    #[arg(long, env = "VISORD_MODEL_REPOSITORY", value_name = "DIR", default_value = "engines")]
+    pub model_repository: PathBuf,
+
+    /// Model to build for; may be given several times [default: every model]
+    #[arg(long, env = "VISORD_MODEL", value_name = "MODEL", value_delimiter = ',')]
+    pub model: Vec<String>,
+
+    /// Arithmetic, where it shall not be the one of model.toml; `serve` looks for that one
+    #[arg(long, env = "VISORD_PRECISION", value_enum)]
+    pub precision: Option<PlanPrecision>,
+
+    /// Compute capability of the GPU to build for, e.g. 8.6; may be given several times. Another GPU's than this
+    /// machine's needs TensorRT-RTX [default: the GPU that is here]
+    #[arg(long, env = "VISORD_COMPUTE_CAPABILITY", value_name = "MAJOR.MINOR", value_delimiter = ',',
+          value_parser = compute_capability)]
+    pub compute_capability: Vec<(u32, u32)>,
+
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub plans: PlanArgs,
+
+    /// Build also where the cache has the plan
+    #[arg(long, env = "VISORD_FORCE", default_value_t = false, num_args = 0..=1, default_missing_value = "true",
+          action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub force: bool,
+
+    /// Write the network as the builder would be given it, after the FP16 rewrite, and stop; needs no TensorRT and
+    /// exactly one model version
+    #[arg(long, env = "VISORD_WRITE_ONNX", value_name = "FILE")]
+    pub write_onnx: Option<PathBuf>,
+
+    /// Form of log lines, on standard error
+    #[arg(long, env = "VISORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Log level, or a filter such as visord=debug
+    #[arg(long, env = "VISORD_LOG_LEVEL", value_name = "FILTER", default_value = "warn")]
+    pub log_level: String,
+}
+
+/// `8.6`, as NVIDIA writes it.
+fn compute_capability(text: &str) -> Result<(u32, u32), String> {
+    let number =
+        |s: &str| s.parse::<u32>().ok().filter(|_| s.len() <= 2 && s.bytes().all(|b| b.is_ascii_digit()));
+    text.split_once('.')
+        .and_then(|(major, minor)| Some((number(major)?, number(minor)?)))
+        .filter(|(major, _)| *major > 0)
+        .ok_or_else(|| {
+            "must be MAJOR.MINOR, as in 8.6; https://developer.nvidia.com/cuda-gpus lists them".to_owned()
+        })
+}
+
 /// Reads the command line, with the defaults of the file that it names.
 ///
 /// # Errors
@@ -163,14 +302,20 @@ pub fn parse(
     problems: &mut Problems,
 ) -> Result<Cli, clap::Error> {
     let cli = Cli::try_parse_from(arguments.clone())?;
-    let (Command::Serve(args) | Command::Check(args)) = &cli.command;
-    let Some(file) = &args.config else { return Ok(cli) };
+    let file = match &cli.command {
+        Command::Serve(args) => &args.config,
+        Command::Check(args) => &args.serve.config,
+        Command::Build(args) => &args.config,
+    };
+    let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);
     let mut command = Cli::command();
-    for name in ["serve", "check"] {
+    for name in ["serve", "check", "build"] {
         command = command.mut_subcommand(name, |mut sub| {
             for (flag, value) in &defaults {
-                sub = sub.mut_arg(flag, |arg| arg.default_value(value.clone()));
+                if sub.get_arguments().any(|arg| arg.get_id() == flag.as_str()) {
+                    sub = sub.mut_arg(flag, |arg| arg.default_value(value.clone()));
+                }
             }
             sub
         });
@@ -253,10 +398,35 @@ mod tests {
     }
 
     #[test]
+    fn build_takes_what_it_has_from_the_file_of_serve() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("visord.toml");
+        std::fs::write(&file, "http_port = 80\ntensorrt_dir = \"/opt/trt\"\nplan_cache = \"/plans\"\n")
+            .unwrap();
+        let file = file.to_str().unwrap();
+        let flags = ["build", "--config", file, "--plan-cache", "/p", "--compute-capability", "8.6,12.0"];
+        let (cli, problems) = run(&flags);
+        assert!(problems.0.is_empty(), "{problems:?}");
+        let Command::Build(args) = cli.unwrap().command else { panic!("build") };
+        assert_eq!(args.plans.tensorrt_dir.as_deref(), Some(Path::new("/opt/trt")));
+        assert_eq!(args.plans.cache_dir(Path::new("models")), Path::new("/p"));
+        assert_eq!(args.compute_capability, [(8, 6), (12, 0)]);
+        let (cli, _) = run(&["build", "--model-repository", "models"]);
+        let Command::Build(args) = cli.unwrap().command else { panic!("build") };
+        assert_eq!(args.plans.cache_dir(&args.model_repository), Path::new("models/.plans"));
+        for bad in ["86", "8.", ".6", "8.6.1", "0.1", "sm_86", "-8.6", "8.1000", "+8.6"] {
+            let flag = format!("--compute-capability={bad}");
+            let (cli, _) = run(&["build", &flag]);
+            assert!(cli.is_err_and(|e| e.to_string().contains("MAJOR.MINOR, as in 8.6")), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_flag_has_an_environment_twin_and_help() {
         Cli::command().debug_assert();
         let command = Cli::command();
-        for arg in command.find_subcommand("serve").unwrap().get_arguments() {
+        let subcommands = ["serve", "build"].map(|name| command.find_subcommand(name).unwrap());
+        for arg in subcommands.iter().flat_map(|sub| sub.get_arguments()) {
             let long = arg.get_long().unwrap();
             if matches!(long, "help" | "version") {
                 continue;

@@ -61,6 +61,8 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// The client went away first.
     Cancelled,
+    /// An output of the model is not a number.
+    NanOutput,
     /// The engine failed.
     Backend,
     /// Something of ours failed.
@@ -84,7 +86,7 @@ pub struct Status {
 
 impl ErrorKind {
     /// Every kind, for metrics that must exist at zero and for tests over the table.
-    pub const ALL: [ErrorKind; 30] = {
+    pub const ALL: [ErrorKind; 31] = {
         use ErrorKind as E;
         [
             E::NotAnImage,
@@ -115,6 +117,7 @@ impl ErrorKind {
             E::Draining,
             E::DeadlineExceeded,
             E::Cancelled,
+            E::NanOutput,
             E::Backend,
             E::Internal,
         ]
@@ -158,6 +161,7 @@ impl ErrorKind {
             Self::Draining => s(503, 14, 3001, 6, "draining"),
             Self::DeadlineExceeded => s(504, 4, 6000, 5, "deadline_exceeded"),
             Self::Cancelled => s(499, 1, 9000, 5, "cancelled"),
+            Self::NanOutput => s(500, 13, 10000, 5, "nan_output"),
             Self::Backend => s(500, 13, 10000, 5, "backend"),
             Self::Internal => s(500, 13, 10000, 8, "internal"),
         }

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use visord::app::{App, AppError};
+use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
-use visord::model::spec::ModelSpec;
+use visord::model::golden::{GOLDEN_FILE, Golden};
+use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
+use visord::scheduler::guard::record::record;
 use visord::telemetry::logging;
+use visord::telemetry::metrics::Telemetry;
 
 /// glibc gives the memory of every run back to the kernel and faults it in again: with rten, that was a sixth of
 /// the time (docs/benchmarks.md).
@@ -18,6 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit status for a command line or configuration that is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
+/// Exit status of a run that SIGINT or SIGTERM cut short, as a shell gives it for SIGINT.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let mut problems = Problems::default();
@@ -31,16 +37,18 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
-        Command::Check(args) => with_config(*args, problems, check),
+        Command::Check(args) => check(*args, problems),
+        Command::Build(args) => build(*args, problems),
     }
 }
 
 /// Resolves the configuration, or reports all that is wrong with it at once.
 fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
     let config = Config::resolve(args, &mut problems);
-    if problems.0.is_empty() {
-        return run(config);
-    }
+    if problems.0.is_empty() { run(config) } else { refuse(&problems) }
+}
+
+fn refuse(problems: &Problems) -> ExitCode {
     for problem in &problems.0 {
         eprintln!("error: {problem}");
     }
@@ -48,8 +56,15 @@ fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitC
     ExitCode::from(USAGE)
 }
 
-fn check(config: Config) -> ExitCode {
-    let backends = Backends::probe(config.args.backend, config.args.openvino_dir.as_deref());
+fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
+    let config = Config::resolve(args.serve.clone(), &mut problems);
+    // What is to be replaced need not be right.
+    problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
+    if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }
+}
+
+fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
+    let backends = Backends::new(&config.args, &Telemetry::new(false));
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
     let mut notes = BTreeSet::new();
@@ -57,7 +72,7 @@ fn check(config: Config) -> ExitCode {
     for model in &config.models {
         for version in &model.versions {
             let spec = &version.spec;
-            let chosen = backends.choose(model.config.backend).map_err(|e| e.to_string());
+            let chosen = backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
             let usable = chosen.and_then(|chosen| {
                 notes.extend(chosen.passed_over);
                 let backend = chosen.backend;
@@ -67,7 +82,14 @@ fn check(config: Config) -> ExitCode {
             failed |= usable.is_err();
             let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
             println!("model    {} version {}: {backend}", model.config.name, version.version);
-            describe(spec);
+            describe(version);
+            if args.golden {
+                let chosen =
+                    backends.choose(&model.config.name, model.config.backend).map_err(|e| e.to_string());
+                let written = chosen.and_then(|c| write_golden(version, &*c.backend, config, args));
+                failed |= written.is_err();
+                println!("         {}", written.unwrap_or_else(|e| format!("golden NOT WRITTEN: {e}")));
+            }
         }
     }
     for note in notes {
@@ -76,7 +98,64 @@ fn check(config: Config) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn describe(spec: &ModelSpec) {
+#[cfg(feature = "tensorrt")]
+fn build(args: BuildArgs, mut problems: Problems) -> ExitCode {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use visord::plan::command::{self, BuildConfig, Ending};
+
+    let config = BuildConfig::resolve(args, &mut problems);
+    if !problems.0.is_empty() {
+        return refuse(&problems);
+    }
+    if let Err(e) = logging::install(config.args().log_format, &config.args().log_level) {
+        eprintln!("error: --log-level: {e}");
+        return ExitCode::from(USAGE);
+    }
+    let stopped = async {
+        let mut signals = Signals::new()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let mut building = tokio::task::spawn_blocking(move || command::run(&config, &flag));
+        let ending = tokio::select! {
+            ending = &mut building => ending,
+            () = signals.next() => {
+                eprintln!("stopping; a second signal ends at once");
+                stop.store(true, Ordering::Relaxed);
+                tokio::select! {
+                    ending = building => ending,
+                    () = signals.next() => exit_now(),
+                }
+            }
+        };
+        ending.map_err(|e| AppError::Process { what: "building", source: std::io::Error::other(e) })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ending = runtime
+        .map_err(|source| AppError::Process { what: "starting a runtime", source })
+        .and_then(|runtime| runtime.block_on(stopped));
+    match ending {
+        Ok(Ending::Done) => ExitCode::SUCCESS,
+        Ok(Ending::Failed) => ExitCode::FAILURE,
+        Ok(Ending::Stopped) => ExitCode::from(INTERRUPTED),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn build(_: BuildArgs, _: Problems) -> ExitCode {
+    eprintln!(
+        "error: this visord has no TensorRT: build it with the cargo feature `tensorrt`, which is on by default"
+    );
+    ExitCode::FAILURE
+}
+
+fn describe(version: &RepositoryVersion) {
+    let spec = &version.spec;
     let (path, precision) = (spec.path.display(), spec.precision.name());
     println!("         file {path}, precision {precision}, max_batch_size {}", spec.max_batch_size);
     if let Some(image) = &spec.image {
@@ -100,6 +179,33 @@ fn describe(spec: &ModelSpec) {
         let tensor = &output.tensor;
         println!("         output \"{}\" {} {:?}", tensor.name, tensor.datatype, tensor.shape);
     }
+    match &version.golden {
+        Some(golden) => {
+            let made_by = golden.made_by.as_ref().map_or(String::new(), |by| format!(", made by {by}"));
+            let (_, bound) = golden.bound_in(spec.precision);
+            println!("         golden {} case(s), {bound}{made_by}", golden.cases.len());
+        }
+        None => println!("         golden none; `visord check --golden` writes {GOLDEN_FILE}"),
+    }
+}
+
+/// Writes a version's `golden.json`, whole or not at all; says what was written.
+fn write_golden(
+    version: &RepositoryVersion,
+    backend: &dyn Backend,
+    config: &Config,
+    args: &CheckArgs,
+) -> Result<String, String> {
+    let path = Golden::path(&version.spec);
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    if path.symlink_metadata().is_ok() && !args.force {
+        return Err(format!("{} is there; --force replaces it", path.display()));
+    }
+    let (text, cases) = record(&version.spec, backend, config.image, &args.golden_image)?;
+    let part = path.with_extension("json.part");
+    std::fs::write(&part, &text).and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    let (bytes, backend) = (text.len(), backend.name());
+    Ok(format!("golden {} written: {cases} case(s) by {backend} in fp32, {bytes} bytes", path.display()))
 }
 
 fn serve(config: Config) -> ExitCode {
@@ -134,15 +240,19 @@ async fn run(config: Config) -> Result<ExitCode, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
+    let mut lost = None;
     tokio::select! {
         loaded = app.loaded() => {
             loaded?;
-            signals.next().await;
+            tokio::select! {
+                () = signals.next() => {}
+                error = app.lost() => lost = Some(error),
+            }
         }
         () = signals.next() => {}
     }
     tokio::select! {
-        () = app.shut_down() => Ok(ExitCode::SUCCESS),
+        () = app.shut_down() => lost.map_or(Ok(ExitCode::SUCCESS), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
             exit_now()
@@ -153,7 +263,7 @@ async fn run(config: Config) -> Result<ExitCode, AppError> {
 /// Ends the process without waiting for threads that compute.
 #[allow(clippy::disallowed_methods, reason = "a second signal asks for an exit that waits for nothing")]
 fn exit_now() -> ! {
-    std::process::exit(130)
+    std::process::exit(INTERRUPTED.into())
 }
 
 struct Signals {

@@ -169,6 +169,17 @@ impl<'a> Section<'a> {
         value.as_str()
     }
 
+    /// A list of texts, none of them empty.
+    pub fn strings(&mut self, key: &str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        let text = |v: &Value| v.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+        let list = value.as_array().and_then(|a| a.iter().map(text).collect::<Option<Vec<_>>>());
+        if list.is_none() {
+            self.problem(key, value, "must be a list of strings");
+        }
+        list
+    }
+
     /// One of a closed set of words.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let value = self.take(key)?;
@@ -273,7 +284,7 @@ mod tests {
     #[test]
     fn every_mistake_is_reported_with_key_value_and_range() {
         let table: Table =
-            "a = 0\nb = \"x\"\nc = [1, \"2\"]\nd = 1\n[e]\nf = 3\n[[g]]\nh = true\n[[g]]\nh = 4\n"
+            "a = 0\nb = \"x\"\nc = [1, \"2\"]\nd = 1\ni = [\"x\", \"\"]\nj = [\"x\"]\n[e]\nf = 3\n[[g]]\nh = true\n[[g]]\nh = 4\n"
                 .parse()
                 .unwrap();
         let mut problems = Problems::default();
@@ -281,6 +292,8 @@ mod tests {
         assert_eq!(s.integer("a", 1..=9), None);
         assert_eq!(s.choice("b", &[("y", 1), ("z", 2)]), None);
         assert_eq!(s.integers("c", 0..=9), None);
+        assert_eq!(s.strings("i"), None);
+        assert_eq!(s.strings("j"), Some(vec!["x".to_owned()]));
         assert_eq!(s.section("e", |e| e.string("f").map(str::to_owned)), None);
         assert_eq!(s.sections("g", |g| g.boolean("h")), [Some(true), None]);
         s.finish();
@@ -291,9 +304,10 @@ mod tests {
                 "m.toml: a = 0: must be an integer from 1 to 9",
                 "m.toml: b = \"x\": must be one of \"y\", \"z\"",
                 "m.toml: c = [1, \"2\"]: must be a list of integers from 0 to 9",
+                "m.toml: i = [\"x\", \"\"]: must be a list of strings",
                 "m.toml: e.f = 3: must be a string",
                 "m.toml: g[1].h = 4: must be true or false",
-                "m.toml: d = 1: unknown key; the keys here are: a, b, c, e, g",
+                "m.toml: d = 1: unknown key; the keys here are: a, b, c, e, g, i, j",
             ]
         );
     }

@@ -2,6 +2,7 @@
 //! holds them to a reference of their own, under sanitizers, and proves that mistakes show.
 #![cfg(feature = "tensorrt")]
 #![allow(unsafe_code, reason = "calls the library that is compiled from the kernels")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -155,49 +156,52 @@ impl Picture {
     }
 }
 
-/// What the CPU path makes of a picture, in the datatype's bytes.
-fn on_the_cpu(preprocess: &mut Preprocess, picture: &Picture, datatype: Datatype) -> Vec<u8> {
-    let mut levels = vec![0; preprocess.elements()];
-    let mut values = vec![0.0; preprocess.elements()];
+/// What the CPU path makes of a picture: levels and values.
+fn on_the_cpu(preprocess: &mut Preprocess, picture: &Picture) -> (Vec<u8>, Vec<f32>) {
+    let (mut levels, mut values) = (vec![0; preprocess.elements()], vec![0.0; preprocess.elements()]);
     preprocess.run_u8(&picture.view(), &mut levels);
     preprocess.run(&picture.view(), &mut values);
-    match datatype {
-        Datatype::Uint8 => levels,
-        Datatype::Fp32 => values.into_iter().flat_map(f32::to_ne_bytes).collect(),
-        _ => values.into_iter().flat_map(|v| half::f16::from_f32(v).to_ne_bytes()).collect(),
-    }
+    (levels, values)
 }
 
 /// Runs all pictures in one launch for each datatype and compares; the number of rows compared.
 fn compare(kernels: &Kernels, config: &PreprocessConfig, pictures: &[Picture]) -> usize {
     let mut preprocess = Preprocess::new(config.clone()).unwrap();
+    let expected: Vec<_> = pictures.iter().map(|picture| on_the_cpu(&mut preprocess, picture)).collect();
     let images = u32::try_from(pictures.len()).unwrap();
     // The binding has a row more than there are images, and rows are filled from its end.
     let rows = images + 1;
     let row_of = |i: usize| rows - 1 - i as u32;
-    let described: Vec<_> = pictures.iter().enumerate().map(|(i, p)| p.describe(config, row_of(i))).collect();
+    let described: Vec<_> =
+        pictures.iter().enumerate().map(|(i, picture)| picture.describe(config, row_of(i))).collect();
     let parameters = PreprocessParameters::new(config, images, rows).unwrap();
     for datatype in [Datatype::Uint8, Datatype::Fp32, Datatype::Fp16] {
-        let row_bytes = preprocess.elements() * datatype.size_bytes().unwrap();
+        let size = datatype.size_bytes().unwrap();
+        let row_bytes = preprocess.elements() * size;
         let got = kernels.preprocess(datatype, &described, parameters);
         assert!(
             got[..row_bytes].iter().all(|b| *b == 0xa5),
             "{config:?}: a row without an image was written"
         );
-        for (i, picture) in pictures.iter().enumerate() {
-            let expected = on_the_cpu(&mut preprocess, picture, datatype);
+        for (i, (picture, (levels, values))) in pictures.iter().zip(&expected).enumerate() {
+            let expected: Vec<u8> = match size {
+                1 => levels.clone(),
+                2 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_ne_bytes()).collect(),
+                _ => values.iter().flat_map(|v| v.to_ne_bytes()).collect(),
+            };
             let got = &got[row_of(i) as usize * row_bytes..][..row_bytes];
-            let size = datatype.size_bytes().unwrap();
+            if got == expected {
+                continue;
+            }
             let wrong =
                 got.chunks(size).zip(expected.chunks(size)).position(|(got, expected)| got != expected);
-            if let Some(at) = wrong {
-                let Picture { name, width, height, orientation, pitch, .. } = picture;
-                let (got, expected) = (&got[at * size..][..size], &expected[at * size..][..size]);
-                panic!(
-                    "{name} {width}x{height} {orientation:?}, pitch {pitch}, {datatype} {config:?}: element {at} is \
-                     {got:x?}, on the CPU {expected:x?}"
-                );
-            }
+            let at = wrong.unwrap();
+            let Picture { name, width, height, orientation, pitch, .. } = picture;
+            let (got, expected) = (&got[at * size..][..size], &expected[at * size..][..size]);
+            panic!(
+                "{name} {width}x{height} {orientation:?}, pitch {pitch}, {datatype} {config:?}: element {at} is \
+                 {got:x?}, on the CPU {expected:x?}"
+            );
         }
     }
     3 * pictures.len()
@@ -346,7 +350,7 @@ fn rows_are_normalised_as_on_the_cpu() {
             shape: vec![i64::try_from(columns).unwrap()],
         };
         let spec = OutputSpec { tensor, softmax: false, normalize: Normalize::L2, labels: vec![] };
-        postprocess::apply(&mut expected, &spec);
+        postprocess::apply(&mut expected, &spec, false);
         for ascending in [false, true] {
             let mut got = data.clone();
             let mut address = got.as_mut_ptr();
@@ -377,6 +381,7 @@ fn structures_are_the_same_on_both_sides() {
         ($($structure:ident { $($field:ident),* })*) => {
             [$(
                 (stringify!($structure).to_owned(), size_of::<$structure>()),
+                (concat!("align ", stringify!($structure)).to_owned(), align_of::<$structure>()),
                 $((concat!(stringify!($structure), ".", stringify!($field)).to_owned(), offset_of!($structure, $field)),)*
             )*]
         };

@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use smallvec::SmallVec;
 
-use super::{BackendError, Executed, Instance, OutputBuffer, RowInput};
+use super::{BackendError, Executed, Execution, Instance, OutputBuffer, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::{Decoder, Limits, Preprocess};
 use crate::model::spec::ModelSpec;
-use crate::tensor::{Datatype, Tensor, TensorSpec};
+use crate::tensor::{Tensor, TensorSpec};
 
 /// An engine that reads its inputs from host memory.
 pub trait HostEngine {
@@ -146,11 +146,7 @@ impl<E: HostEngine> HostInstance<E> {
         let decoded = Instant::now();
         done.decode.push(decoded - start);
         let slot = slot(self.engine.input(0, &self.shape)?, rows, at, true);
-        if self.inputs[0].datatype == Datatype::Uint8 {
-            images.preprocess.run_u8(&view, slot);
-        } else {
-            images.preprocess.run(&view, bytemuck::cast_slice_mut(slot));
-        }
+        images.preprocess.run_as(self.inputs[0].datatype, &view, slot);
         done.preprocess.push(decoded.elapsed());
         Ok(Ok(()))
     }
@@ -191,7 +187,7 @@ impl<E: HostEngine> Instance for HostInstance<E> {
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let start = Instant::now();
         let mut done = Executed { rows: Vec::with_capacity(rows.len()), ..Executed::default() };
         self.stage(rows, wanted, &mut done)?;
@@ -207,15 +203,16 @@ impl<E: HostEngine> Instance for HostInstance<E> {
         }
         if places.is_empty() {
             done.input = start.elapsed();
-            return Ok(done);
+            return Ok(Execution::Done(done));
         }
         if places.len() < rows.len() {
             self.pack(rows[0], rows.len(), &places)?;
         }
+        done.ran = places.len();
         let staged = Instant::now();
         done.input = staged - start;
         done.outputs = self.engine.run()?;
         done.infer = staged.elapsed();
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }

@@ -8,6 +8,8 @@ pub mod host;
 pub mod openvino;
 pub mod rten;
 pub mod select;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,7 @@ use smallvec::SmallVec;
 
 use crate::error::InferError;
 use crate::image::Limits;
-use crate::model::config::Precision;
+use crate::model::config::{InstanceGroup, InstanceKind, Precision};
 use crate::model::spec::ModelSpec;
 use crate::tensor::{Datatype, Tensor};
 
@@ -63,16 +65,52 @@ pub enum BackendError {
         /// The engine's words.
         why: String,
     },
+    /// A device is in a state that no further call on it can leave: the instance must be built again.
+    #[error("{backend}: {device} is lost: {why}")]
+    Lost {
+        /// The backend's name.
+        backend: &'static str,
+        /// The device, in words.
+        device: String,
+        /// The first failing call, and its error.
+        why: String,
+    },
 }
 
-/// How many instances will run, so that a backend can divide the machine's cores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which instances will run, so that a backend can divide the machine among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstancePlan {
     /// Instances, each on a thread of its own.
     pub count: usize,
     /// Threads of each instance.
     pub threads: usize,
+    /// CUDA ordinal of the GPU of each instance; empty on a CPU.
+    pub gpus: Vec<usize>,
 }
+
+impl InstancePlan {
+    /// The plan of a CPU engine: one instance of one thread on each core, which measured best for throughput
+    /// (docs/benchmarks.md), unless `[[instance_group]]` says otherwise.
+    ///
+    /// # Errors
+    /// A sentence, where a group asks for a GPU: it was asked for, so a CPU does not take its place.
+    pub fn cpu(groups: &[InstanceGroup]) -> Result<Self, String> {
+        if groups.iter().any(|g| g.kind == InstanceKind::Gpu) {
+            return Err(
+                "instance_group.kind = \"gpu\" needs backend tensorrt; use \"cpu\" or \"auto\"".to_owned()
+            );
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let Some(first) = groups.first() else {
+            return Ok(Self { count: cores, threads: 1, gpus: Vec::new() });
+        };
+        let count = |g: &InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
+        Ok(Self { count: groups.iter().map(count).sum(), threads: first.threads, gpus: Vec::new() })
+    }
+}
+
+/// Wakes the thread of an instance: its oldest batch is done. Callable from any thread, at any time.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// A kind of engine that was found to work on this machine.
 pub trait Backend: Send + Sync {
@@ -92,14 +130,23 @@ pub trait Backend: Send + Sync {
     /// [`BackendError::Load`] with what it lacks.
     fn check(&self, spec: &ModelSpec) -> Result<(), BackendError>;
 
-    /// Loads and compiles a model; blocking, seconds for a large one.
+    /// Which instances run where.
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] where a group asks for what this machine does not have.
+    fn plan(&self, spec: &ModelSpec, groups: &[InstanceGroup]) -> Result<InstancePlan, BackendError> {
+        let (backend, model) = (self.name(), spec.path.display().to_string());
+        InstancePlan::cpu(groups).map_err(|why| BackendError::Load { backend, model, why })
+    }
+
+    /// Loads and compiles a model; blocking, seconds for a large one, minutes where a TensorRT plan is built.
     ///
     /// # Errors
     /// [`BackendError::Load`] with the engine's words.
     fn load(
         &self,
         spec: &ModelSpec,
-        plan: InstancePlan,
+        plan: &InstancePlan,
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError>;
 }
@@ -112,27 +159,85 @@ pub trait LoadedModel: Send + Sync {
     /// Rows beyond which a larger batch gains nothing on this engine; `None` leaves it to `max_batch_size`.
     fn batch_limit(&self) -> Option<usize>;
 
-    /// Makes an instance, on the thread that will use it.
+    /// Whether outputs come normalised where `model.toml` says `normalize`, so that nobody does it again.
+    fn normalizes(&self) -> bool {
+        false
+    }
+
+    /// Makes instance `ordinal` of the plan, on the thread that will use it.
     ///
     /// # Errors
     /// [`BackendError::Load`] with the engine's words.
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError>;
+    fn instance(&self, ordinal: usize, wake: Wake) -> Result<Box<dyn Instance>, BackendError>;
+}
+
+/// What an instance made of a batch that it was handed.
+#[derive(Debug)]
+pub enum Execution {
+    /// It has run.
+    Done(Executed),
+    /// It is on its way; [`Instance::collect`] gives its outcome, in the order of the batches.
+    Enqueued,
 }
 
 /// One instance: a thread's own execution state.
 pub trait Instance {
-    /// Decodes, preprocesses and runs a batch; blocking.
+    /// Decodes, preprocesses and runs a batch, or enqueues it: the rows are not needed any more when this
+    /// returns.
     ///
     /// `wanted(i)` says whether row `i` is still worth working on; it is asked before the row is decoded and
     /// again before the engine runs. A row that is bad or no longer wanted takes no place in the batch.
     ///
     /// # Errors
-    /// [`BackendError::Execute`]: the whole batch failed.
+    /// [`BackendError::Execute`]: the whole batch failed. [`BackendError::Lost`]: so did every batch in hand.
     fn execute(
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError>;
+    ) -> Result<Execution, BackendError>;
+
+    /// Batches that it takes before the first must be collected. Above 1, the next is decoded and copied while
+    /// the last computes.
+    fn depth(&self) -> usize {
+        1
+    }
+
+    /// Whether the oldest enqueued batch is done, or has failed. With `look`, the device itself is asked; without,
+    /// only what it has told.
+    fn finished(&mut self, look: bool) -> bool {
+        let _ = look;
+        true
+    }
+
+    /// The outcome of the oldest enqueued batch; blocks until it is done.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute); also where nothing was enqueued.
+    fn collect(&mut self) -> Result<Executed, BackendError> {
+        Err(BackendError::Execute {
+            backend: "visord",
+            call: "collect",
+            why: "nothing is enqueued".to_owned(),
+        })
+    }
+
+    /// Whether it can take a batch. A device that another instance has lost is lost for this one too.
+    fn usable(&self) -> bool {
+        true
+    }
+}
+
+impl dyn Instance + '_ {
+    /// Runs one batch to its end, while none is in hand; blocking.
+    ///
+    /// # Errors
+    /// As [`Instance::execute`].
+    pub fn run(&mut self, rows: &[&RowInput]) -> Result<Executed, BackendError> {
+        match self.execute(rows, &|_| Ok(()))? {
+            Execution::Done(executed) => Ok(executed),
+            Execution::Enqueued => self.collect(),
+        }
+    }
 }
 
 /// What an instance made of a batch.
@@ -140,6 +245,8 @@ pub trait Instance {
 pub struct Executed {
     /// For each row of the batch: its place in `outputs`, or why it has none.
     pub rows: Vec<Result<usize, InferError>>,
+    /// Rows that the engine ran: at least those that have a place.
+    pub ran: usize,
     /// One for each output of the model, in the model's order.
     pub outputs: Vec<OutputBuffer>,
     /// Time of decoding each image that was decoded.

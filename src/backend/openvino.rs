@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use openvino::{CompiledModel, Core, DeviceType, ElementType, InferRequest, RwPropertyKey, Shape, Tensor};
 
 use super::host::{HostEngine, HostInstance};
-use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
+use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer, Wake};
 use crate::image::Limits;
 use crate::model::config::Precision;
 use crate::model::spec::ModelSpec;
@@ -124,7 +124,7 @@ impl Backend for OpenVino {
     fn load(
         &self,
         spec: &ModelSpec,
-        plan: InstancePlan,
+        plan: &InstancePlan,
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         self.check(spec)?;
@@ -215,7 +215,7 @@ impl LoadedModel for OpenVinoModel {
         super::select::CPU_BATCH_LIMIT
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         let request = self
             .compiled
             .lock()

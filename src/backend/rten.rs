@@ -6,7 +6,7 @@ use rten::{Model, ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrVi
 use rten_tensor::Layout;
 
 use super::host::{HostEngine, HostInstance};
-use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer};
+use super::{Backend, BackendError, Instance, InstancePlan, LoadedModel, OutputBuffer, Wake};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::Precision;
@@ -51,7 +51,7 @@ impl Backend for Rten {
     fn load(
         &self,
         spec: &ModelSpec,
-        plan: InstancePlan,
+        plan: &InstancePlan,
         limits: Limits,
     ) -> Result<Arc<dyn LoadedModel>, BackendError> {
         self.check(spec)?;
@@ -120,7 +120,7 @@ impl LoadedModel for RtenModel {
         super::select::CPU_BATCH_LIMIT
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         let pool = Arc::new(ThreadPool::with_num_threads(self.threads));
         let buffers = self
             .spec

@@ -52,7 +52,7 @@ pub enum DescriptorError {
         height: u32,
     },
     /// Rows overlap, or are further apart than the kernel can count.
-    #[error("pitch is {pitch} bytes: for {width} RGB pixels in a row it must be {} to {}", u64::from(*width) * 3, u32::MAX)]
+    #[error("pitch is {pitch} bytes: for {width} RGB pixels it must be {} to {}", u64::from(*width) * 3, u32::MAX)]
     Pitch {
         /// Bytes from one row to the next.
         pitch: usize,
@@ -86,8 +86,9 @@ pub struct AxisDescriptor {
     pub count: u32,
 }
 
-/// One decoded image and where it goes.
-#[repr(C)]
+/// One decoded image and where it goes. The alignment is for wide loads; whatever memory they are copied through
+/// and to must keep it, as allocations on a device do.
+#[repr(C, align(16))]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageDescriptor {
     /// Device address of the first pixel.
@@ -157,7 +158,7 @@ unsafe impl Zeroable for PreprocessParameters {}
 unsafe impl Zeroable for L2NormalizeParameters {}
 // SAFETY: repr(C), numbers only, and no padding: 8 + 8 + 4 + 4 is a multiple of 8 (`no_padding` below).
 unsafe impl Pod for AxisDescriptor {}
-// SAFETY: repr(C), numbers only, and no padding: 8 + 2 * 24 + 6 * 4 is a multiple of 8 (`no_padding` below).
+// SAFETY: repr(C), numbers only, and no padding: 8 + 2 * 24 + 6 * 4 is a multiple of 16 (`no_padding` below).
 unsafe impl Pod for ImageDescriptor {}
 // SAFETY: repr(C), and nothing but fields of 4 bytes.
 unsafe impl Pod for PreprocessParameters {}
@@ -342,10 +343,7 @@ mod tests {
         for (image, text) in [
             (DeviceImage { width: 0, ..good }, "the image is 0x480: sides must be 1 to 1073741824"),
             (DeviceImage { height: MAX_IMAGE_SIDE + 1, ..good }, "the image is 640x1073741825"),
-            (
-                DeviceImage { pitch: 1919, ..good },
-                "pitch is 1919 bytes: for 640 RGB pixels in a row it must be 1920",
-            ),
+            (DeviceImage { pitch: 1919, ..good }, "pitch is 1919 bytes: for 640 RGB pixels it must be 1920"),
             (DeviceImage { pitch: 1 << 32, ..good }, "pitch is 4294967296 bytes"),
             (DeviceImage { bytes: bytes - 1, ..good }, "needs 982912 bytes at 0x1000, and 982911 are there"),
             (DeviceImage { address: 0, ..good }, "at 0x0"),

@@ -3,6 +3,8 @@
 
 use super::resize::{Axis, Resizer};
 use super::{Orientation, Rgb8View};
+use crate::tensor::Datatype;
+use half::f16;
 
 /// Order of the dimensions of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -206,6 +208,34 @@ impl Preprocess {
     pub fn run(&mut self, image: &Rgb8View<'_>, out: &mut [f32]) {
         let PreprocessConfig { mean, scale, .. } = self.config;
         self.write(image, out, |channel, level| (f32::from(level) - mean[channel]) * scale[channel]);
+    }
+
+    /// As [`Preprocess::run`], [`Preprocess::run_f16`] or [`Preprocess::run_u8`], by the input's datatype; `out` is
+    /// aligned for it.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not hold [`Preprocess::elements`] elements of that type, or is not aligned for them.
+    pub fn run_as(&mut self, datatype: Datatype, image: &Rgb8View<'_>, out: &mut [u8]) {
+        if datatype == Datatype::Uint8 {
+            self.run_u8(image, out);
+        } else if datatype == Datatype::Fp16 {
+            self.run_f16(image, bytemuck::cast_slice_mut(out));
+        } else {
+            self.run(image, bytemuck::cast_slice_mut(out));
+        }
+    }
+
+    /// As [`Preprocess::run`], with each value rounded to the nearest 16-bit float, to even.
+    ///
+    /// # Panics
+    ///
+    /// If `out` does not have [`Preprocess::elements`] elements.
+    pub fn run_f16(&mut self, image: &Rgb8View<'_>, out: &mut [f16]) {
+        let PreprocessConfig { mean, scale, .. } = self.config;
+        self.write(image, out, |channel, level| {
+            f16::from_f32((f32::from(level) - mean[channel]) * scale[channel])
+        });
     }
 
     /// As [`Preprocess::run`], with the levels as they are: for models whose input is `UINT8`, and to compare

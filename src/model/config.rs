@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::tensorrt::{self, TensorRtConfig};
 use crate::image::{ColorOrder, Layout, ResizeRule};
 use crate::problems::{Problems, Section};
 
@@ -83,13 +84,29 @@ pub struct DynamicBatching {
     pub default_priority_level: u32,
 }
 
+/// Where the instances of a group run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceKind {
+    /// On a GPU where the backend uses one, else on the CPU.
+    Auto,
+    /// On the CPU.
+    Cpu,
+    /// On a GPU.
+    Gpu,
+}
+
 /// One `[[instance_group]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceGroup {
-    /// Instances in the group; `None` leaves the number to the backend (one for each core on a CPU).
+    /// Where they run.
+    pub kind: InstanceKind,
+    /// Instances, on a GPU for each of `gpus`; `None` leaves the number to the backend: one for each core on a
+    /// CPU, one on each GPU.
     pub count: Option<usize>,
     /// Threads of each instance, on a CPU.
     pub threads: usize,
+    /// CUDA ordinals of the GPUs, after `CUDA_VISIBLE_DEVICES`; empty means every GPU that can be used.
+    pub gpus: Vec<usize>,
 }
 
 /// `[model_warmup]`: what runs before a version counts as ready.
@@ -112,6 +129,36 @@ pub enum VersionPolicy {
     Specific(Vec<u64>),
 }
 
+/// Who decodes JPEGs where a GPU can; on a CPU backend, the CPU does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DecoderChoice {
+    /// The fastest for the picture's size, as measured when the model is loaded.
+    #[default]
+    Auto,
+    /// The JPEG engine for every picture that it takes.
+    Hardware,
+    /// CPU and GPU together for every picture that they take.
+    Hybrid,
+    /// The CPU for every picture.
+    Cpu,
+}
+
+impl DecoderChoice {
+    /// Every choice.
+    pub const ALL: [DecoderChoice; 4] = [Self::Auto, Self::Hardware, Self::Hybrid, Self::Cpu];
+
+    /// The word in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Hardware => "hardware",
+            Self::Hybrid => "hybrid",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
 /// What is done to an output before it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalize {
@@ -119,6 +166,15 @@ pub enum Normalize {
     None,
     /// Each row divided by its Euclidean norm.
     L2,
+}
+
+/// `golden.on_drift`: what becomes of a version whose outputs are off by more than `golden.json` allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDrift {
+    /// It is not served.
+    Refuse,
+    /// If its precision is a reduced one, it is served in FP32 instead.
+    Fallback,
 }
 
 /// One `[[output]]`.
@@ -149,6 +205,7 @@ pub(super) struct ImageSection {
     pub mean: Option<[f32; 3]>,
     pub scale: Option<[f32; 3]>,
     pub resize: Option<ResizeRule>,
+    pub decoder: Option<DecoderChoice>,
 }
 
 /// `model.toml`, checked by itself.
@@ -172,8 +229,12 @@ pub struct ModelConfig {
     pub instance_group: Vec<InstanceGroup>,
     /// Warm-up.
     pub model_warmup: ModelWarmup,
+    /// How TensorRT builds the plan.
+    pub tensorrt: TensorRtConfig,
     /// Versions to serve.
     pub version_policy: VersionPolicy,
+    /// What becomes of a version that drifts.
+    pub on_drift: OnDrift,
     /// Service name in PaddleServing's path; the model's name where not set.
     pub paddle_service: String,
     /// PaddleServing's key for each output that has another name there.
@@ -210,13 +271,7 @@ impl ModelConfig {
         let image = s.section("image", read_image);
         let outputs = s.sections("output", read_output);
         let dynamic_batching = s.section("dynamic_batching", read_batching);
-        let instance_group = s.sections("instance_group", |g| {
-            g.choice("kind", &[("auto", ()), ("cpu", ())]);
-            InstanceGroup {
-                count: g.integer("count", 1..=1024).map(|v| v as usize),
-                threads: g.integer("threads", 1..=1024).map_or(1, |v| v as usize),
-            }
-        });
+        let instance_group = s.sections("instance_group", read_instance_group);
         if instance_group.windows(2).any(|g| g[0].threads != g[1].threads) {
             s.problem(
                 "instance_group",
@@ -228,7 +283,12 @@ impl ModelConfig {
             count: w.integer("count", 0..=1000).map_or(1, |v| v as usize),
             batch_size: usizes(w.integers("batch_size", 1..=MAX_BATCH_SIZE)),
         });
+        let tensorrt = s.section("tensorrt", tensorrt::read);
         let version_policy = s.section("version_policy", read_policy);
+        let on_drift = s.section("golden", |g| {
+            g.choice("on_drift", &[("refuse", OnDrift::Refuse), ("fallback", OnDrift::Fallback)])
+                .unwrap_or(OnDrift::Refuse)
+        });
         let (paddle_service, paddle_keys) = s.section("paddle_serving", |p| {
             let service = p.string("service").unwrap_or(name).to_owned();
             if !super::repository::is_name(&service) {
@@ -248,7 +308,9 @@ impl ModelConfig {
             dynamic_batching,
             instance_group,
             model_warmup,
+            tensorrt,
             version_policy,
+            on_drift,
             paddle_service,
             paddle_keys,
         }
@@ -306,6 +368,22 @@ fn read_image(s: &mut Section<'_>) -> ImageSection {
         mean: s.triple("mean"),
         scale: s.triple("scale"),
         resize,
+        decoder: s.choice("decoder", &DecoderChoice::ALL.map(|d| (d.name(), d))),
+    }
+}
+
+fn read_instance_group(s: &mut Section<'_>) -> InstanceGroup {
+    let kinds = [("auto", InstanceKind::Auto), ("cpu", InstanceKind::Cpu), ("gpu", InstanceKind::Gpu)];
+    let kind = s.choice("kind", &kinds).unwrap_or(InstanceKind::Auto);
+    let gpus = usizes(s.integers("gpus", 0..=255));
+    if !gpus.is_empty() && kind == InstanceKind::Cpu {
+        s.problem("gpus", format!("{gpus:?}"), "belongs to kind = \"gpu\"");
+    }
+    InstanceGroup {
+        kind,
+        count: s.integer("count", 1..=1024).map(|v| v as usize),
+        threads: s.integer("threads", 1..=1024).map_or(1, |v| v as usize),
+        gpus,
     }
 }
 

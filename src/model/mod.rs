@@ -7,3 +7,4 @@ pub mod golden;
 pub mod onnx;
 pub mod repository;
 pub mod spec;
+pub mod tensorrt;

@@ -32,8 +32,15 @@ impl OnnxInfo {
     /// type that no protocol of ours carries.
     pub fn read(path: &Path) -> Result<Self, String> {
         let file = std::fs::File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-        let model = ModelProto::parse_file(file).map_err(|e| format!("is not an ONNX model: {e}"))?;
-        let graph = model.graph.ok_or("is not an ONNX model: it holds no graph")?;
+        Self::of(&ModelProto::parse_file(file).map_err(|e| format!("is not an ONNX model: {e}"))?)
+    }
+
+    /// The same of a model that is parsed already.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn of(model: &ModelProto) -> Result<Self, String> {
+        let graph = model.graph.as_ref().ok_or("is not an ONNX model: it holds no graph")?;
         let weights: std::collections::HashSet<&str> =
             graph.initializer.iter().filter_map(|t| t.name.as_deref()).collect();
         let inputs = graph

@@ -1,8 +1,10 @@
 //! The model repository: one folder a model, one numbered folder a version.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::config::{ModelConfig, VersionPolicy};
+use super::golden::Golden;
 use super::onnx::OnnxInfo;
 use super::spec::ModelSpec;
 use crate::problems::Problems;
@@ -42,6 +44,8 @@ pub struct RepositoryVersion {
     pub version: u64,
     /// Everything that loading needs.
     pub spec: ModelSpec,
+    /// What it must answer before it is ready, where its folder says.
+    pub golden: Option<Arc<Golden>>,
 }
 
 /// Reads the whole repository, in name order; whatever is wrong lands in `problems`.
@@ -101,6 +105,7 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         problems.add(dir.display(), "", "", format!("the folder's name {NAME_RULE}"));
         return None;
     }
+    let before = problems.0.len();
     let config = ModelConfig::read(dir, name, problems);
     let mut found: Vec<(u64, PathBuf)> = folders(dir)
         .unwrap_or_default()
@@ -132,7 +137,11 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         .into_iter()
         .filter_map(|(version, path)| match OnnxInfo::read(&path) {
             Ok(onnx) => {
-                Some(RepositoryVersion { version, spec: ModelSpec::resolve(&config, &path, &onnx, problems) })
+                let spec = ModelSpec::resolve(&config, &path, &onnx, problems);
+                // Held against a signature that is not what was meant, it would only add to the confusion.
+                let golden = if problems.0.len() == before { Golden::read(&spec, problems) } else { None };
+                let golden = golden.map(Arc::new);
+                Some(RepositoryVersion { version, spec, golden })
             }
             Err(e) => {
                 problems.add(path.display(), "", "", e);

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::config::{DEFAULT_BATCH_SIZE, ImageSection, ModelConfig, Normalize, Precision};
+use super::config::{DEFAULT_BATCH_SIZE, DecoderChoice, ImageSection, ModelConfig, Normalize, Precision};
 use super::onnx::{BatchDimension, OnnxInfo};
+use super::tensorrt::TensorRtConfig;
 use crate::image::{ColorOrder, Layout, Preprocess, PreprocessConfig, ResizeRule};
 use crate::problems::Problems;
 use crate::tensor::{Datatype, TensorSpec};
@@ -16,6 +17,8 @@ pub struct ImageInput {
     pub name: String,
     /// Size, layout and arithmetic.
     pub preprocess: PreprocessConfig,
+    /// Who decodes JPEGs where a GPU can.
+    pub decoder: DecoderChoice,
 }
 
 /// An output as it leaves: the ONNX signature and what is done to it.
@@ -46,6 +49,10 @@ pub struct ModelSpec {
     pub image: Option<ImageInput>,
     /// Arithmetic.
     pub precision: Precision,
+    /// Batch sizes that plans are made to be fast at, ascending; empty means `max_batch_size`.
+    pub preferred_batch_size: Vec<usize>,
+    /// How TensorRT builds the plan.
+    pub tensorrt: TensorRtConfig,
 }
 
 impl ModelSpec {
@@ -137,7 +144,17 @@ impl ModelSpec {
                 problems.add(&source, "paddle_serving.fetch", format!("\"{from}\""), allowed);
             }
         }
-        Self { path: path.to_owned(), max_batch_size, inputs, outputs, image, precision: config.precision }
+        config.tensorrt.check(&source, &inputs, problems);
+        Self {
+            path: path.to_owned(),
+            max_batch_size,
+            inputs,
+            outputs,
+            image,
+            precision: config.precision,
+            preferred_batch_size: config.dynamic_batching.preferred_batch_size.clone(),
+            tensorrt: config.tensorrt.clone(),
+        }
     }
 }
 
@@ -217,11 +234,11 @@ fn resolve_image(
     {
         return refuse("image.input", name, format!("must be the model's input, \"{}\"", input.name));
     }
-    if !matches!(input.datatype, Datatype::Fp32 | Datatype::Uint8) {
+    if !matches!(input.datatype, Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8) {
         return refuse(
             "image",
             "",
-            format!("needs an FP32 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
+            format!("needs an FP32, FP16 or UINT8 input; \"{}\" is {}", input.name, input.datatype),
         );
     }
     let Some((found, h, w)) = image_shape(&input.shape) else {
@@ -288,6 +305,7 @@ fn resolve_image(
             scale: section.scale.unwrap_or([1.0 / 255.0; 3]),
             resize: section.resize.unwrap_or(ResizeRule::Stretch),
         },
+        decoder: section.decoder.unwrap_or_default(),
     };
     if let Err(e) = Preprocess::new(image.preprocess.clone()) {
         problems.add(source, "image", "", e);

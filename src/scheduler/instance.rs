@@ -1,19 +1,22 @@
 //! One model instance: a thread that takes batches, runs them, and hands the rows back.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::guard::{self, GoldenReport, Refusal};
 use super::postprocess;
-use super::queue::Queue;
+use super::queue::{Queue, Taken};
 use super::request::Row;
-use crate::backend::{BackendError, Executed, Instance, LoadedModel, RowInput};
+use crate::backend::{BackendError, Executed, Execution, Instance, LoadedModel, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::model::config::ModelWarmup;
+use crate::model::golden::Golden;
 use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, StageTimes};
 use crate::tensor::Tensor;
@@ -31,26 +34,73 @@ pub(super) struct Crew {
     pub loaded: Arc<dyn LoadedModel>,
     pub spec: ModelSpec,
     pub warmup: ModelWarmup,
+    /// What the first instance must answer before it is ready.
+    pub golden: Option<Arc<Golden>>,
+    /// The backend's name, for messages.
+    pub backend: &'static str,
     /// Largest batch that will be asked for.
     pub max_batch_size: usize,
     pub metrics: Arc<ModelMetrics>,
-    /// Instances that can take work.
+    /// Instances that live, working or being rebuilt.
     pub alive: AtomicUsize,
+    /// Instances that can take work.
+    pub ready: AtomicUsize,
+    /// The device error that instances are being rebuilt after.
+    pub last_loss: Mutex<Option<String>>,
+    /// Set when an instance that lost its device could not be rebuilt: the process cannot use it any more.
+    pub lost: OnceLock<String>,
+}
+
+/// A batch that an instance has enqueued.
+struct InHand {
+    rows: Vec<Row>,
+    taken: Instant,
+}
+
+/// An instance, and the batches that it has in hand, oldest first.
+struct Hands {
+    /// `None` only while it is rebuilt.
+    instance: Option<Box<dyn Instance>>,
+    batches: VecDeque<InHand>,
+}
+
+/// How a call on an instance ended that did not end well.
+enum Fault {
+    Error(BackendError),
+    Panic(String),
+}
+
+impl Hands {
+    fn usable(&self) -> bool {
+        self.instance.as_ref().is_some_and(|i| i.usable())
+    }
+
+    fn call<T>(&mut self, f: impl FnOnce(&mut dyn Instance) -> Result<T, BackendError>) -> Result<T, Fault> {
+        let Some(instance) = &mut self.instance else {
+            return Err(Fault::Panic("it is being rebuilt".to_owned()));
+        };
+        match catch_unwind(AssertUnwindSafe(|| f(instance.as_mut()))) {
+            Ok(outcome) => outcome.map_err(Fault::Error),
+            Err(panic) => Err(Fault::Panic(panic_text(panic.as_ref()).to_owned())),
+        }
+    }
 }
 
 impl Crew {
-    /// Starts instance `ordinal`; `ready` hears once whether it could be built and warmed up.
+    /// Starts instance `ordinal`; `ready` hears once whether it could be built and warmed up, and from the first
+    /// one how it did on the golden cases.
     pub fn start(
         self: &Arc<Self>,
         ordinal: usize,
-        ready: std::sync::mpsc::SyncSender<Result<(), String>>,
+        ready: std::sync::mpsc::SyncSender<Result<Option<GoldenReport>, Refusal>>,
     ) -> std::io::Result<JoinHandle<()>> {
         let crew = Arc::clone(self);
         std::thread::Builder::new().name(format!("{}-{}", self.model, ordinal)).spawn(move || {
-            match crew.build() {
-                Ok(instance) => {
+            let golden = crew.golden.as_deref().filter(|_| ordinal == 0);
+            match crew.build(ordinal).map_err(Refusal::Failed).and_then(|i| crew.guard(i, golden)) {
+                Ok((instance, report)) => {
                     let alive = Alive::new(&crew);
-                    let _ = ready.send(Ok(()));
+                    let _ = ready.send(Ok(report));
                     drop(ready);
                     crew.work(ordinal, instance);
                     drop(alive);
@@ -62,13 +112,38 @@ impl Crew {
         })
     }
 
-    fn build(&self) -> Result<Box<dyn Instance>, String> {
+    fn build(self: &Arc<Self>, ordinal: usize) -> Result<Box<dyn Instance>, String> {
         catch_unwind(AssertUnwindSafe(|| {
-            let mut instance = self.loaded.instance().map_err(|e| e.to_string())?;
+            let crew = Arc::downgrade(self);
+            let wake = Arc::new(move || {
+                if let Some(crew) = crew.upgrade() {
+                    crew.queue.wake();
+                }
+            });
+            let mut instance = self.loaded.instance(ordinal, wake).map_err(|e| e.to_string())?;
             self.warm_up(instance.as_mut()).map_err(|e| format!("warm-up: {e}"))?;
             Ok(instance)
         }))
         .unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(panic.as_ref()))))
+    }
+
+    /// Holds an instance against the golden cases, if there are any to run.
+    fn guard(
+        &self,
+        mut instance: Box<dyn Instance>,
+        golden: Option<&Golden>,
+    ) -> Result<(Box<dyn Instance>, Option<GoldenReport>), Refusal> {
+        let Some(golden) = golden else { return Ok((instance, None)) };
+        catch_unwind(AssertUnwindSafe(|| {
+            let most = self.max_batch_size;
+            let (spec, loaded) = (&self.spec, &*self.loaded);
+            let report = guard::run(golden, spec, most, self.backend, loaded, instance.as_mut())?;
+            Ok((instance, Some(report)))
+        }))
+        .unwrap_or_else(|panic| {
+            let file = golden.path.display();
+            Err(Refusal::Failed(format!("{file}: panicked: {}", panic_text(panic.as_ref()))))
+        })
     }
 
     /// Runs zeros through the engine, so that the first request meets compiled shapes and touched memory.
@@ -85,71 +160,129 @@ impl Crew {
         sizes.dedup();
         for rows in sizes {
             let rows = vec![&row; rows];
-            for _ in 0..self.warmup.count {
-                instance.execute(&rows, &|_| Ok(()))?;
+            // Each of the batches that it can have in hand has buffers of its own.
+            for _ in 0..self.warmup.count * instance.depth() {
+                instance.run(&rows)?;
             }
         }
         Ok(())
     }
 
-    fn work(&self, ordinal: usize, mut instance: Box<dyn Instance>) {
-        let mut batch: Vec<Row> = Vec::with_capacity(self.max_batch_size);
-        while self.queue.take(&mut batch) {
-            let panicked = self.run(instance.as_mut(), &mut batch);
-            batch.clear();
-            if panicked {
-                match self.rebuild(ordinal) {
-                    Some(new) => instance = new,
-                    None => return,
+    fn work(self: &Arc<Self>, ordinal: usize, instance: Box<dyn Instance>) {
+        let depth = instance.depth();
+        let mut hands = Hands { instance: Some(instance), batches: VecDeque::with_capacity(depth) };
+        let mut spare: Vec<Vec<Row>> = (0..=depth).map(|_| Vec::with_capacity(self.max_batch_size)).collect();
+        loop {
+            let mut rows = spare.pop().unwrap_or_default();
+            let fault = match self.next(&mut hands, depth, &mut rows) {
+                Taken::Closed if hands.batches.is_empty() => return,
+                Taken::Closed | Taken::Collect => {
+                    spare.push(rows);
+                    self.collect(&mut hands, &mut spare)
                 }
+                Taken::Batch => {
+                    if !hands.usable() && !self.rebuild(ordinal, &mut hands, &mut spare) {
+                        self.fail(&mut rows, &self.gone());
+                        return;
+                    }
+                    self.start_batch(&mut hands, rows, &mut spare)
+                }
+            };
+            if fault && !self.rebuild(ordinal, &mut hands, &mut spare) {
+                return;
             }
         }
     }
 
-    /// Runs one batch; whether the instance must be rebuilt.
-    fn run(&self, instance: &mut dyn Instance, batch: &mut Vec<Row>) -> bool {
+    fn next(&self, hands: &mut Hands, depth: usize, rows: &mut Vec<Row>) -> Taken {
+        let Hands { instance, batches } = hands;
+        match instance {
+            Some(instance) if batches.len() < depth && !batches.is_empty() => {
+                self.queue.take(rows, Some(&mut |look| instance.finished(look)))
+            }
+            Some(_) if batches.is_empty() => self.queue.take(rows, None),
+            Some(_) | None => Taken::Collect,
+        }
+    }
+
+    /// Hands a batch to the instance; whether the instance must be built again.
+    fn start_batch(&self, hands: &mut Hands, mut rows: Vec<Row>, spare: &mut Vec<Vec<Row>>) -> bool {
         let taken = Instant::now();
         let outcome = {
-            let inputs: SmallVec<[&RowInput; 32]> = batch.iter().map(|r| &r.input).collect();
-            let wanted = |i: usize| batch[i].request.wanted(Instant::now());
-            catch_unwind(AssertUnwindSafe(|| instance.execute(&inputs, &wanted)))
+            let inputs: SmallVec<[&RowInput; 32]> = rows.iter().map(|r| &r.input).collect();
+            let wanted = |i: usize| rows[i].request.wanted(Instant::now());
+            hands.call(|instance| instance.execute(&inputs, &wanted))
         };
-        match outcome {
-            Ok(Ok(executed)) => {
-                self.deliver(executed, batch, taken);
+        let fault = match outcome {
+            Ok(Execution::Enqueued) => {
+                hands.batches.push_back(InHand { rows, taken });
+                return false;
+            }
+            Ok(Execution::Done(executed)) => {
+                self.deliver(executed, &mut rows, taken);
                 false
             }
-            Ok(Err(e)) => {
-                tracing::error!(model = self.model, version = self.version, rows = batch.len(), error = %e, "batch failed");
-                self.fail(batch, &InferError::new(ErrorKind::Backend, e.to_string()));
-                false
-            }
-            Err(panic) => {
-                let text = panic_text(panic.as_ref());
-                tracing::error!(
-                    model = self.model,
-                    version = self.version,
-                    rows = batch.len(),
-                    panic = text,
-                    "instance panicked"
-                );
-                self.metrics.restarts.increment(1);
-                self.fail(
-                    batch,
-                    &InferError::new(ErrorKind::Internal, format!("the model instance failed: {text}")),
-                );
-                true
-            }
-        }
+            Err(fault) => self.failed(fault, &mut rows),
+        };
+        spare.push(rows);
+        fault
     }
 
-    fn rebuild(&self, ordinal: usize) -> Option<Box<dyn Instance>> {
+    /// Takes the oldest batch back from the instance; whether the instance must be built again.
+    fn collect(&self, hands: &mut Hands, spare: &mut Vec<Vec<Row>>) -> bool {
+        let Some(InHand { mut rows, taken }) = hands.batches.pop_front() else { return false };
+        let fault = match hands.call(|instance| instance.collect()) {
+            Ok(executed) => {
+                self.deliver(executed, &mut rows, taken);
+                false
+            }
+            Err(fault) => self.failed(fault, &mut rows),
+        };
+        spare.push(rows);
+        fault
+    }
+
+    /// Answers a batch that failed; whether the instance must be built again.
+    fn failed(&self, fault: Fault, rows: &mut Vec<Row>) -> bool {
+        let (model, version, count) = (&self.model, self.version, rows.len());
+        let (error, rebuild) = match fault {
+            Fault::Error(e) => {
+                tracing::error!(model, version, rows = count, error = %e, "batch failed");
+                let lost = matches!(e, BackendError::Lost { .. });
+                if lost {
+                    *self.lock_last_loss() = Some(e.to_string());
+                }
+                (InferError::new(ErrorKind::Backend, e.to_string()), lost)
+            }
+            Fault::Panic(text) => {
+                tracing::error!(model, version, rows = count, panic = text, "instance panicked");
+                let text = format!("the model instance failed: {text}");
+                (InferError::new(ErrorKind::Internal, text), true)
+            }
+        };
+        self.fail(rows, &error);
+        rebuild
+    }
+
+    /// Builds the instance again, after failing what it has in hand; not ready meanwhile. Whether it is there
+    /// again.
+    fn rebuild(self: &Arc<Self>, ordinal: usize, hands: &mut Hands, spare: &mut Vec<Vec<Row>>) -> bool {
+        let _down = Down::new(self);
+        self.metrics.restarts.increment(1);
+        // First: what it holds of a device is wanted for the next.
+        drop(hands.instance.take());
+        for InHand { mut rows, .. } in hands.batches.drain(..) {
+            self.fail(&mut rows, &self.gone());
+            spare.push(rows);
+        }
         let mut pause = REBUILD_PAUSE;
         for attempt in 1..=REBUILD_ATTEMPTS {
-            match self.build() {
+            match self.build(ordinal) {
                 Ok(instance) => {
                     tracing::info!(model = self.model, ordinal, attempt, "instance rebuilt");
-                    return Some(instance);
+                    hands.instance = Some(instance);
+                    *self.lock_last_loss() = None;
+                    return true;
                 }
                 Err(e) => tracing::error!(
                     model = self.model,
@@ -164,7 +297,20 @@ impl Crew {
                 pause *= 2;
             }
         }
-        None
+        if let Some(loss) = self.lock_last_loss().clone() {
+            let _ = self.lost.set(loss);
+        }
+        false
+    }
+
+    fn gone(&self) -> InferError {
+        let text =
+            format!("the instance of model \"{}\" was lost while it had this batch in hand", self.model);
+        InferError::new(ErrorKind::Backend, text)
+    }
+
+    fn lock_last_loss(&self) -> MutexGuard<'_, Option<String>> {
+        self.last_loss.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fail(&self, batch: &mut Vec<Row>, error: &InferError) {
@@ -174,10 +320,9 @@ impl Crew {
     }
 
     fn deliver(&self, executed: Executed, batch: &mut Vec<Row>, taken: Instant) {
-        let Executed { rows, mut outputs, decode, preprocess, input, infer } = executed;
+        let Executed { rows, ran, mut outputs, decode, preprocess, input, infer } = executed;
         decode.iter().for_each(|d| self.metrics.decode.record(*d));
         preprocess.iter().for_each(|d| self.metrics.preprocess.record(*d));
-        let ran = rows.iter().filter(|r| r.is_ok()).count();
         let start = Instant::now();
         if let Some(error) = check(&outputs, ran, &self.spec) {
             tracing::error!(
@@ -189,8 +334,9 @@ impl Crew {
             self.fail(batch, &InferError::new(ErrorKind::Backend, error));
             return;
         }
+        let normalized = self.loaded.normalizes();
         for (output, spec) in outputs.iter_mut().zip(&self.spec.outputs) {
-            postprocess::apply(output, spec);
+            postprocess::apply(output, spec, normalized);
         }
         let outputs = Arc::new(
             outputs
@@ -217,7 +363,11 @@ impl Crew {
 }
 
 /// What is wrong with an engine's outputs: rows cannot be handed out by places that do not exist.
-fn check(outputs: &[crate::backend::OutputBuffer], ran: usize, spec: &ModelSpec) -> Option<String> {
+pub(super) fn check(
+    outputs: &[crate::backend::OutputBuffer],
+    ran: usize,
+    spec: &ModelSpec,
+) -> Option<String> {
     if ran == 0 {
         return None;
     }
@@ -255,6 +405,7 @@ struct Alive<'a>(&'a Crew);
 impl<'a> Alive<'a> {
     fn new(crew: &'a Crew) -> Self {
         crew.alive.fetch_add(1, Ordering::AcqRel);
+        crew.ready.fetch_add(1, Ordering::AcqRel);
         crew.metrics.ready_instances.increment(1.0);
         Self(crew)
     }
@@ -263,10 +414,29 @@ impl<'a> Alive<'a> {
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
         let crew = self.0;
+        crew.ready.fetch_sub(1, Ordering::AcqRel);
         crew.metrics.ready_instances.decrement(1.0);
         if crew.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             let text = format!("model \"{}\" has no working instance left", crew.model);
             crew.queue.close(&InferError::new(ErrorKind::NotReady, text));
         }
+    }
+}
+
+/// Counts an instance as not ready while it is rebuilt.
+struct Down<'a>(&'a Crew);
+
+impl<'a> Down<'a> {
+    fn new(crew: &'a Crew) -> Self {
+        crew.ready.fetch_sub(1, Ordering::AcqRel);
+        crew.metrics.ready_instances.decrement(1.0);
+        Self(crew)
+    }
+}
+
+impl Drop for Down<'_> {
+    fn drop(&mut self) {
+        self.0.ready.fetch_add(1, Ordering::AcqRel);
+        self.0.metrics.ready_instances.increment(1.0);
     }
 }

@@ -2,6 +2,7 @@
 //! an instance, and a pure decision between them.
 
 pub mod batcher;
+pub mod guard;
 mod instance;
 pub mod postprocess;
 pub mod queue;

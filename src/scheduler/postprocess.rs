@@ -5,8 +5,9 @@ use crate::model::config::Normalize;
 use crate::model::spec::OutputSpec;
 
 /// Applies an output's settings in place, row by row along the last dimension; FP32 only, as checked at load.
-pub fn apply(output: &mut OutputBuffer, spec: &OutputSpec) {
-    if !spec.softmax && spec.normalize == Normalize::None {
+/// `normalized`: the engine has done `normalize` already.
+pub fn apply(output: &mut OutputBuffer, spec: &OutputSpec, normalized: bool) {
+    if !spec.softmax && (normalized || spec.normalize == Normalize::None) {
         return;
     }
     let width = output.shape.last().copied().unwrap_or(0).max(1) * 4;
@@ -59,7 +60,7 @@ mod tests {
             data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         };
         let tensor = TensorSpec { name: String::new(), datatype: Datatype::Fp32, shape: vec![2] };
-        apply(&mut output, &OutputSpec { tensor, softmax, normalize, labels: vec![] });
+        apply(&mut output, &OutputSpec { tensor, softmax, normalize, labels: vec![] }, false);
         output.data.chunks_exact(4).map(value).collect()
     }
 

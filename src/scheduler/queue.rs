@@ -2,7 +2,7 @@
 //!
 //! Instances pull under one short lock instead of a scheduler thread pushing to them: the batch is formed by
 //! whoever is about to run it, so a row wakes exactly one thread. True capacity: `capacity` rows wait, and each
-//! instance holds one batch in hand.
+//! instance holds its depth of batches in hand.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,29 @@ use crate::telemetry::metrics::ModelMetrics;
 const RATE_WINDOW: Duration = Duration::from_millis(500);
 /// Longest `Retry-After` that is advised.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// How often an instance with a batch in hand asks its device by itself: one that has broken tells nothing.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What an instance does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Runs the batch that it was given.
+    Batch,
+    /// Collects its oldest batch in hand.
+    Collect,
+    /// Ends: there will be no batch any more.
+    Closed,
+}
+
+/// Asks an instance whether its oldest batch in hand is done; `true` asks the device as well.
+pub(super) type Finished<'a> = dyn FnMut(bool) -> bool + 'a;
 
 pub(super) struct Queue {
     state: Mutex<State>,
+    /// Wakes instances without work.
     ready: Condvar,
+    /// Wakes instances with a batch in hand and room for another.
+    prefetch: Condvar,
     policy: BatchPolicy,
     capacity: usize,
     metrics: Arc<ModelMetrics>,
@@ -30,7 +49,10 @@ struct State {
     /// One lane for each priority level, most urgent first; each in order of arrival.
     lanes: Vec<VecDeque<Row>>,
     len: usize,
+    /// Instances without work.
     idle: usize,
+    /// Instances with a batch in hand that wait for another, or for the first to be done.
+    prefetching: usize,
     /// The server is shutting down: no row waits for company any more.
     draining: bool,
     /// Nothing is admitted or worked on any more, for this reason; the first one stays.
@@ -92,13 +114,21 @@ impl Queue {
             lanes: (0..lanes.max(1)).map(|_| VecDeque::new()).collect(),
             len: 0,
             idle: 0,
+            prefetching: 0,
             draining: false,
             closed: None,
             next_deadline: None,
             mixed_shapes,
             rate: DrainRate::default(),
         };
-        Self { state: Mutex::new(state), ready: Condvar::new(), policy, capacity, metrics }
+        Self {
+            state: Mutex::new(state),
+            ready: Condvar::new(),
+            prefetch: Condvar::new(),
+            policy,
+            capacity,
+            metrics,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,6 +160,10 @@ impl Queue {
             }
             state.len += count;
             self.metrics.set_pending(state.len);
+            // What computes already takes more only where nobody is idle.
+            if state.idle == 0 && state.prefetching > 0 {
+                self.prefetch.notify_one();
+            }
             state.idle.min(count)
         };
         for _ in 0..wake {
@@ -138,13 +172,25 @@ impl Queue {
         Ok(())
     }
 
-    /// Blocks until there is a batch, which lands in `batch`; `false` when there will be none any more.
-    pub fn take(&self, batch: &mut Vec<Row>) -> bool {
+    /// A batch in hand is done: whoever waits with one looks.
+    pub fn wake(&self) {
+        // Taken and let go: a thread that has just looked is now waiting, or will look again.
+        drop(self.lock());
+        self.prefetch.notify_all();
+    }
+
+    /// Blocks until there is a batch, which lands in `batch`. An instance with a batch in hand gives `in_hand`: it
+    /// gets another only where no instance is idle, and stops waiting when the one in hand is done.
+    pub fn take(&self, batch: &mut Vec<Row>, mut in_hand: Option<&mut Finished<'_>>) -> Taken {
         let mut expired = Vec::new();
+        let prefetching = in_hand.is_some();
         let mut state = self.lock();
-        state.idle += 1;
+        *state.waiting(prefetching) += 1;
         let taken = loop {
             let now = Instant::now();
+            if in_hand.as_mut().is_some_and(|finished| finished(false)) {
+                break Taken::Collect;
+            }
             state.drop_expired(now, &mut expired);
             if !expired.is_empty() {
                 // Answering them takes their requests' locks: not under this one.
@@ -157,30 +203,65 @@ impl Queue {
                 continue;
             }
             if state.closed.is_some() {
-                break false;
+                break Taken::Closed;
             }
-            match decide(state.view(now), now, &self.policy) {
+            let decision = if prefetching && state.idle > 0 {
+                Decision::Wait
+            } else {
+                decide(state.view(now), now, &self.policy)
+            };
+            let timeout = match decision {
                 Decision::Dispatch(rows) => {
                     state.pop(rows, batch);
                     self.metrics.set_pending(state.len);
-                    // What is left may be more than the instances that a push has woken take.
-                    if state.len > 0 && state.idle > 1 {
-                        self.ready.notify_one();
-                    }
-                    break true;
+                    self.pass_on(&state, prefetching);
+                    break Taken::Batch;
                 }
-                Decision::Wait => {
+                Decision::Wait => None,
+                Decision::WaitUntil(until) => Some(until.saturating_duration_since(now)),
+            };
+            match &mut in_hand {
+                None if timeout.is_none() => {
                     state.rate.idle();
                     state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                Decision::WaitUntil(until) => {
-                    let timeout = until.saturating_duration_since(now);
+                None => {
+                    let timeout = timeout.unwrap_or_default();
                     state = self.ready.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Some(finished) => {
+                    let timeout = timeout.map_or(LOOK_INTERVAL, |t| t.min(LOOK_INTERVAL));
+                    let woken = self.prefetch.wait_timeout(state, timeout);
+                    let (again, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+                    state = again;
+                    if waited.timed_out() {
+                        // Asking a device is no work to do under the lock.
+                        drop(state);
+                        let done = finished(true);
+                        state = self.lock();
+                        if done {
+                            break Taken::Collect;
+                        }
+                    }
                 }
             }
         };
-        state.idle -= 1;
+        *state.waiting(prefetching) -= 1;
         taken
+    }
+
+    /// Wakes another instance where rows are left: they may be more than those that a push has woken take.
+    fn pass_on(&self, state: &State, prefetching: bool) {
+        if state.len == 0 {
+            return;
+        }
+        let (idle, busy) =
+            (state.idle - usize::from(!prefetching), state.prefetching - usize::from(prefetching));
+        if idle > 0 {
+            self.ready.notify_one();
+        } else if busy > 0 {
+            self.prefetch.notify_one();
+        }
     }
 
     /// Takes a request's rows out again: its client left, or its deadline passed.
@@ -203,6 +284,7 @@ impl Queue {
     pub fn drain(&self) {
         self.lock().draining = true;
         self.ready.notify_all();
+        self.prefetch.notify_all();
     }
 
     /// Admits nothing more and fails what waits with `error`.
@@ -218,6 +300,7 @@ impl Queue {
             row.request.fail(row.index, error.clone());
         }
         self.ready.notify_all();
+        self.prefetch.notify_all();
     }
 
     /// Rows that wait.
@@ -227,6 +310,10 @@ impl Queue {
 }
 
 impl State {
+    fn waiting(&mut self, prefetching: bool) -> &mut usize {
+        if prefetching { &mut self.prefetching } else { &mut self.idle }
+    }
+
     fn head(&self) -> Option<&Row> {
         self.lanes.iter().find_map(VecDeque::front)
     }
@@ -241,7 +328,7 @@ impl State {
         };
         // The oldest row decides how long anybody waits, whichever lane it is in.
         let oldest = self.lanes.iter().filter_map(|l| l.front()).map(|r| r.enqueued).min().unwrap_or(now);
-        QueueView { rows, oldest, idle_instances: self.idle, draining: self.draining }
+        QueueView { rows, oldest, idle_instances: self.idle.max(1), draining: self.draining }
     }
 
     /// Moves the first `rows` that can share a batch with the head, most urgent lane first.

@@ -1,18 +1,20 @@
 //! A loaded model version: what protocols call to get an answer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::batcher::BatchPolicy;
+use super::guard::{Drift, GoldenReport, Refusal};
 use super::instance::Crew;
 use super::queue::Queue;
 use super::request::{InferRequest, InferResponse, Row, Shared};
-use crate::backend::{Backend, BackendError, InstancePlan, RowInput};
+use crate::backend::{Backend, BackendError, RowInput};
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
-use crate::model::config::{DynamicBatching, InstanceGroup, ModelConfig, Precision};
+use crate::model::config::{DynamicBatching, ModelConfig, OnDrift, Precision};
+use crate::model::repository::RepositoryVersion;
 use crate::model::spec::ModelSpec;
 use crate::telemetry::metrics::{ModelMetrics, Protocol, Telemetry};
 
@@ -28,8 +30,23 @@ pub struct ServedModel {
     pub backend: BackendInfo,
     /// Its metrics and statistics.
     pub metrics: Arc<ModelMetrics>,
+    /// How it did on its golden cases, where it has any.
+    pub golden: Option<GoldenReport>,
+    /// Set where a reduced precision drifted and FP32 serves instead.
+    pub drift: Option<Box<Drift>>,
     crew: Arc<Crew>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why a version cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The engine, or an instance, failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// It runs, and its answers are off by more than `golden.json` allows.
+    #[error("{0}; {fix}", fix = .0.fix)]
+    Drift(#[from] Box<Drift>),
 }
 
 /// Names of what runs a model, as shown in the log, the configuration endpoint and a metric.
@@ -59,35 +76,70 @@ impl std::fmt::Debug for ServedModel {
     }
 }
 
-/// Instances and threads for a CPU: one instance of one thread on each core, which measured best for
-/// throughput (docs/benchmarks.md), unless `[[instance_group]]` says otherwise.
-fn plan(config: &ModelConfig) -> InstancePlan {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    match config.instance_group.first() {
-        None => InstancePlan { count: cores, threads: 1 },
-        Some(group) => {
-            let count = |g: &InstanceGroup| g.count.unwrap_or((cores / g.threads).max(1));
-            InstancePlan { count: config.instance_group.iter().map(count).sum(), threads: group.threads }
-        }
-    }
-}
-
 impl ServedModel {
-    /// Compiles, starts and warms up a version; blocking, until every instance is ready.
+    /// Compiles, starts and warms up a version, and holds it against its golden cases; blocking, until every
+    /// instance is ready. Where a reduced precision drifts and the model allows it, FP32 is loaded instead.
     ///
     /// # Errors
-    /// [`BackendError::Load`] with what the engine or an instance said.
+    /// [`LoadError::Backend`] with what the engine or an instance said, [`LoadError::Drift`].
     pub fn load(
         config: &Arc<ModelConfig>,
-        version: u64,
+        version: &RepositoryVersion,
+        backend: &dyn Backend,
+        limits: Limits,
+        telemetry: &Telemetry,
+    ) -> Result<Self, LoadError> {
+        let start = Instant::now();
+        let load = |spec: &ModelSpec| Self::load_as(config, version, spec, backend, limits, telemetry, start);
+        let reduced = version.spec.precision != Precision::Fp32;
+        let served = match load(&version.spec) {
+            Err(LoadError::Drift(drift)) if reduced && config.on_drift == OnDrift::Fallback => {
+                tracing::warn!(
+                    model = config.name,
+                    version = version.version,
+                    "served in fp32 instead: {drift}"
+                );
+                let mut served = load(&ModelSpec { precision: Precision::Fp32, ..version.spec.clone() })?;
+                served.drift = Some(drift);
+                served
+            }
+            outcome => outcome?,
+        };
+        served.announce();
+        Ok(served)
+    }
+
+    /// Says how the golden cases went, in the log and in metrics.
+    fn announce(&self) {
+        let Some(report) = &self.golden else { return };
+        tracing::info!(
+            model = self.config.name,
+            version = self.version,
+            cases = report.cases,
+            worst_cosine = report.worst_cosine(),
+            worst_difference = report.worst_difference(),
+            seconds = report.took.as_secs_f64(),
+            "golden cases passed, {}",
+            report.bound
+        );
+        for output in &report.outputs {
+            self.metrics.golden(&output.name, output.cosine, output.difference);
+        }
+        self.metrics.drift_fallback(self.drift.is_some());
+    }
+
+    /// One attempt, with `spec` in place of the version's own.
+    fn load_as(
+        config: &Arc<ModelConfig>,
+        version: &RepositoryVersion,
         spec: &ModelSpec,
         backend: &dyn Backend,
         limits: Limits,
         telemetry: &Telemetry,
-    ) -> Result<Self, BackendError> {
-        let start = Instant::now();
-        let plan = plan(config);
-        let loaded = backend.load(spec, plan, limits)?;
+        start: Instant,
+    ) -> Result<Self, LoadError> {
+        let plan = backend.plan(spec, &config.instance_group)?;
+        let loaded = backend.load(spec, &plan, limits)?;
         let max_batch_size = loaded.batch_limit().unwrap_or(usize::MAX).min(spec.rows_per_batch());
         let batching = &config.dynamic_batching;
         let mut preferred = batching.preferred_batch_size.clone();
@@ -104,6 +156,8 @@ impl ServedModel {
             preferred_batch_size: preferred,
             max_queue_delay: batching.max_queue_delay,
         };
+        let golden = version.golden.clone();
+        let version = version.version;
         let metrics = Arc::new(telemetry.model(&config.name, version));
         let mixed = spec.inputs.iter().any(|i| i.row_elements().is_none());
         let lanes = batching.priority_levels.max(1) as usize;
@@ -122,20 +176,34 @@ impl ServedModel {
             loaded,
             spec: spec.clone(),
             warmup: config.model_warmup.clone(),
+            golden,
+            backend: backend.name,
             max_batch_size,
             metrics: Arc::clone(&metrics),
             alive: AtomicUsize::new(0),
+            ready: AtomicUsize::new(0),
+            last_loss: Mutex::new(None),
+            lost: OnceLock::new(),
         });
-        let served = Self {
+        let mut served = Self {
             config: Arc::clone(config),
             version,
             spec: spec.clone(),
             backend,
             metrics,
+            golden: None,
+            drift: None,
             crew,
             threads: Mutex::new(Vec::new()),
         };
-        served.start(plan.count)?;
+        match served.start(plan.count) {
+            Ok(report) => served.golden = report,
+            Err(e) => {
+                // What is loaded next may need the memory.
+                served.stop();
+                return Err(e);
+            }
+        }
         let info = &served.backend;
         served.metrics.loaded(
             &[
@@ -150,11 +218,10 @@ impl ServedModel {
         Ok(served)
     }
 
-    fn start(&self, count: usize) -> Result<(), BackendError> {
-        let refuse = |why: String| BackendError::Load {
-            backend: self.backend.name,
-            model: self.spec.path.display().to_string(),
-            why,
+    fn start(&self, count: usize) -> Result<Option<GoldenReport>, LoadError> {
+        let refuse = |why: String| {
+            let model = self.spec.path.display().to_string();
+            LoadError::Backend(BackendError::Load { backend: self.backend.name, model, why })
         };
         let (sender, receiver) = std::sync::mpsc::sync_channel(count);
         for ordinal in 0..count {
@@ -166,11 +233,15 @@ impl ServedModel {
         // A thread that dies without a word closes its end; then fewer answers come than were asked for.
         let answers: Vec<_> = receiver.iter().collect();
         let short = answers.len() < count;
-        match answers.into_iter().find_map(Result::err) {
-            Some(error) => Err(refuse(error)),
-            None if short => Err(refuse("an instance ended before it was ready".to_owned())),
-            None => Ok(()),
+        let mut golden = None;
+        for answer in answers {
+            match answer {
+                Ok(report) => golden = golden.or(report),
+                Err(Refusal::Failed(why)) => return Err(refuse(why)),
+                Err(Refusal::Drift(drift)) => return Err(LoadError::Drift(drift)),
+            }
         }
+        if short { Err(refuse("an instance ended before it was ready".to_owned())) } else { Ok(golden) }
     }
 
     fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
@@ -180,7 +251,13 @@ impl ServedModel {
     /// Whether an instance can take work.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.crew.alive.load(Ordering::Acquire) > 0
+        self.crew.ready.load(Ordering::Acquire) > 0
+    }
+
+    /// The device error that an instance could not be rebuilt after: only a new process can use the device again.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        self.crew.lost.get().map(String::as_str)
     }
 
     /// Rows that wait.
@@ -294,7 +371,7 @@ fn lane(batching: &DynamicBatching, priority: u64) -> usize {
 }
 
 /// Rows can share a batch when their shapes are equal: a hash stands for them, and the engine checks.
-fn shape_key(row: &RowInput) -> u64 {
+pub(super) fn shape_key(row: &RowInput) -> u64 {
     use std::hash::{Hash, Hasher};
     match row {
         RowInput::Image(_) => 0,

@@ -17,6 +17,7 @@ use super::served::ServedModel;
 use crate::error::ErrorKind;
 use crate::image::Limits;
 use crate::model::config::ModelConfig;
+use crate::model::repository::RepositoryVersion;
 use crate::problems::Problems;
 use crate::telemetry::metrics::Telemetry;
 
@@ -384,8 +385,9 @@ fn a_model_loads_when_every_instance_is_built_and_warm() {
             held.into_iter().map(answer).collect::<Vec<_>>()
         });
         let limits = Limits { max_image_pixels: 1 };
+        let version = RepositoryVersion { version: 1, spec, golden: None };
         let outcome =
-            ServedModel::load(&config, 1, &spec, &backend, limits, &Telemetry::new(false)).map(drop);
+            ServedModel::load(&config, &version, &backend, limits, &Telemetry::new(false)).map(drop);
         drop(backend);
         (outcome.err().map(|e| e.to_string()), runner.join().unwrap())
     };

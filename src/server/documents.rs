@@ -103,9 +103,22 @@ pub fn model_config(served: &ServedModel) -> ModelConfig {
             ("largest_batch_formed", served.backend.max_batch_size.to_string()),
         ]
         .into_iter()
+        .chain(golden(served))
         .map(|(key, value)| (key, super::oip::Parameter { string_value: value }))
         .collect(),
     }
+}
+
+/// How the version did on its golden cases, and whether that is why it serves in FP32.
+fn golden(served: &ServedModel) -> Vec<(&'static str, String)> {
+    let report = served.golden.as_ref();
+    let values = [
+        ("golden_cases", report.map(|r| r.cases.to_string())),
+        ("golden_worst_cosine", report.and_then(|r| r.worst_cosine()).map(|c| c.to_string())),
+        ("golden_worst_difference", report.map(|r| r.worst_difference().to_string())),
+        ("drifted_precision", served.drift.as_ref().map(|d| d.precision.to_owned())),
+    ];
+    values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 fn micros(d: std::time::Duration) -> u64 {

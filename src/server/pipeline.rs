@@ -135,6 +135,7 @@ fn stage(kind: ErrorKind) -> Stage {
         | ErrorKind::Overloaded
         | ErrorKind::DeadlineExceeded
         | ErrorKind::Cancelled
+        | ErrorKind::NanOutput
         | ErrorKind::Backend
         | ErrorKind::Internal => Stage::Inference,
         ErrorKind::NotAnImage

@@ -55,6 +55,8 @@ pub struct Telemetry {
     pub inflight_bytes: Gauge,
     /// 1 when the server is ready.
     pub ready: Gauge,
+    /// 1 where there is a GPU and a model is served without it.
+    pub gpu_unused: Gauge,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -86,6 +88,7 @@ impl Telemetry {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_name(name), &METADATA);
         let (connections, inflight_bytes, ready) =
             (gauge(names::CONNECTIONS), gauge(names::INFLIGHT_BYTES), gauge(names::READY));
+        let gpu_unused = gauge(names::GPU_UNUSED);
         recorder
             .register_gauge(
                 &Key::from_parts(
@@ -109,6 +112,7 @@ impl Telemetry {
             connections,
             inflight_bytes,
             ready,
+            gpu_unused,
         }
     }
 
@@ -134,11 +138,11 @@ impl Telemetry {
         self.counter(names::REQUEST_ERRORS, labels).increment(1);
     }
 
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+    pub(super) fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
-    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+    pub(super) fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
         self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
     }
 
@@ -389,6 +393,22 @@ impl ModelMetrics {
         if let Some(t) = &self.triton {
             t.pending.set(rows as f64);
         }
+    }
+
+    /// Sets how near an output came to `golden.json`; integers have no cosine.
+    pub fn golden(&self, output: &str, cosine: Option<f64>, difference: f64) {
+        let mut labels = self.labels.clone();
+        labels.push(Label::new("output", output.to_owned()));
+        if let Some(cosine) = cosine {
+            self.telemetry.gauge(names::GOLDEN_COSINE, labels.clone()).set(cosine);
+        }
+        self.telemetry.gauge(names::GOLDEN_DIFFERENCE, labels).set(difference);
+    }
+
+    /// Sets whether FP32 serves because a reduced precision drifted.
+    pub fn drift_fallback(&self, fell_back: bool) {
+        let gauge = self.telemetry.gauge(names::DRIFT_FALLBACK, self.labels.clone());
+        gauge.set(f64::from(u8::from(fell_back)));
     }
 
     /// Sets what is known once the version has loaded.

@@ -1,5 +1,8 @@
 //! What operators see of the daemon: metric names, the registry behind `/metrics`, logging.
 
+#[cfg(feature = "tensorrt")]
+pub mod gpu;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+pub mod plans;

@@ -39,12 +39,29 @@ pub const BACKEND_INFO: &str = "visord_backend_info";
 pub const BUILD_INFO: &str = "visord_build_info";
 /// Time to load a model version, warm-up included.
 pub const LOAD_SECONDS: &str = "visord_model_load_duration_seconds";
+/// Least cosine between an output of `golden.json` and the served version's, by `model`, `version` and `output`.
+pub const GOLDEN_COSINE: &str = "visord_golden_worst_cosine";
+/// Largest difference between a value of `golden.json` and the served version's, likewise.
+pub const GOLDEN_DIFFERENCE: &str = "visord_golden_worst_difference";
+/// 1 where a reduced precision drifted and FP32 serves instead.
+pub const DRIFT_FALLBACK: &str = "visord_drift_fallback";
 /// 1 when every model is ready and the server admits requests.
 pub const READY: &str = "visord_ready";
 /// Open HTTP connections.
 pub const CONNECTIONS: &str = "visord_http_connections";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
+/// Plans that were asked of the plan cache, by `outcome`.
+pub const PLAN_CACHE: &str = "visord_plan_cache_total";
+/// How long the latest build of a plan took, by `model` and `version`.
+pub const BUILD_SECONDS: &str = "visord_engine_build_duration_seconds";
+/// How far the build of a plan is, 0 to 1, by `model` and `version`.
+pub const BUILD_PROGRESS: &str = "visord_engine_build_progress_ratio";
+
+/// Images decoded for an engine on a GPU, by `decoder`: `hardware`, `hybrid` or `cpu`.
+pub const IMAGE_DECODES: &str = "visord_image_decodes_total";
+/// 1 where there is a GPU and a model is served without it.
+pub const GPU_UNUSED: &str = "visord_gpu_unused";
 
 /// Unit of a metric, for its description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +75,7 @@ pub enum Kind {
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 21] = [
+pub const ALL: [(&str, Kind, &str); 29] = [
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -81,9 +98,17 @@ pub const ALL: [(&str, Kind, &str); 21] = [
     (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
     (BUILD_INFO, Kind::Gauge, "Version of this build."),
     (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),
+    (GOLDEN_COSINE, Kind::Gauge, "Least cosine between an output and what golden.json says, at load."),
+    (GOLDEN_DIFFERENCE, Kind::Gauge, "Largest difference of a value from what golden.json says, at load."),
+    (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
+    (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
+    (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
+    (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
+    (IMAGE_DECODES, Kind::Counter, "Images decoded for an engine on a GPU, by who decoded."),
+    (GPU_UNUSED, Kind::Gauge, "1 where there is a GPU and a model is served without it."),
 ];
 
 /// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.

@@ -44,13 +44,13 @@ fn main() {
             }
         };
         for plan in [
-            InstancePlan { count: cores, threads: 1 },
-            InstancePlan { count: 1, threads: cores },
-            InstancePlan { count: 1, threads: 1 },
+            InstancePlan { count: cores, threads: 1, gpus: Vec::new() },
+            InstancePlan { count: 1, threads: cores, gpus: Vec::new() },
+            InstancePlan { count: 1, threads: 1, gpus: Vec::new() },
         ] {
-            let loaded = backend.load(spec, plan, Limits::default()).expect("the model loads");
+            let loaded = backend.load(spec, &plan, Limits::default()).expect("the model loads");
             for batch in [1, 2, 4, 8] {
-                measure(&*backend, &loaded, plan, batch, &encoded, Duration::from_secs_f64(seconds));
+                measure(&*backend, &loaded, &plan, batch, &encoded, Duration::from_secs_f64(seconds));
             }
         }
     }
@@ -59,25 +59,25 @@ fn main() {
 fn measure(
     backend: &dyn Backend,
     loaded: &Arc<dyn LoadedModel>,
-    plan: InstancePlan,
+    plan: &InstancePlan,
     batch: usize,
     encoded: &Bytes,
     time: Duration,
 ) {
     let threads: Vec<_> = (0..plan.count)
-        .map(|_| {
+        .map(|ordinal| {
             let (loaded, encoded) = (Arc::clone(loaded), encoded.clone());
             std::thread::spawn(move || {
-                let mut instance = loaded.instance().expect("an instance");
+                let mut instance = loaded.instance(ordinal, Arc::new(|| {})).expect("an instance");
                 let row = RowInput::Image(encoded);
                 let rows = vec![&row; batch];
                 for _ in 0..3 {
-                    instance.execute(&rows, &|_| Ok(())).expect("the engine runs");
+                    instance.run(&rows).expect("the engine runs");
                 }
                 let (start, mut took) = (Instant::now(), Vec::new());
                 while start.elapsed() < time {
                     let begin = Instant::now();
-                    instance.execute(&rows, &|_| Ok(())).expect("the engine runs");
+                    instance.run(&rows).expect("the engine runs");
                     took.push(begin.elapsed());
                 }
                 (took.len() * batch, start.elapsed(), took)

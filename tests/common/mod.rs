@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub mod daemon;
+pub mod fake;
 pub mod onnx;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -188,6 +190,15 @@ impl Client {
         // A server may answer and close before it has read everything.
         let _ = self.raw(&whole);
         self.answer().unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    /// A request without a body on a connection of its own; `None` where nobody answers.
+    pub fn try_send(address: SocketAddr, method: &str, path: &str) -> Option<Answer> {
+        let stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let mut client = Self(BufReader::new(stream));
+        client.raw(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).ok()?;
+        client.answer().ok()
     }
 
     pub fn raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {

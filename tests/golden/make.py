@@ -1,9 +1,11 @@
 """Writes the golden fixtures of the image path: inputs, and what OpenCV and ONNX Runtime make of them.
 
 Run from anywhere, in a virtual environment with requirements.txt:  python tests/golden/make.py
-Everything under tests/golden but this file, README.md and requirements.txt is its output.
+Everything under tests/golden but this file, README.md and requirements.txt is its output, and so is
+engines/ArcFace/1/golden.json.
 """
 
+import base64
 import io
 import json
 import math
@@ -25,6 +27,8 @@ FACE = np.ascontiguousarray(ASTRONAUT[15:215, 124:324])
 # Neither square nor symmetric, so that no turn or flip of it goes unnoticed.
 SMALL = np.ascontiguousarray(ASTRONAUT[70:166:2, 150:278:2])
 SIZE = (112, 112)
+# Golden cases that ship beside the model: a face, and another kind of file. Each costs a run before it serves.
+GUARD = ("face.jpg", "png_rgb.png")
 
 
 def pillow(picture, kind, mode=None, **options):
@@ -402,6 +406,19 @@ def main():
         (embedding,) = session.run(["embedding"], {"input": tensor})
         assert embedding.shape == (1, 192) and math.isfinite(float(embedding.sum()))
         rows.append({"image": file, "embedding": [float(f"{v:.8g}") for v in embedding[0]]})
+    guard = [
+        {
+            "name": row["image"],
+            "image_base64": base64.b64encode(images[row["image"]]).decode(),
+            "outputs": {"embedding": row["embedding"]},
+        }
+        for row in rows
+        if row["image"] in GUARD
+    ]
+    made_by = f"ONNX Runtime {onnxruntime.__version__} behind OpenCV {cv2.__version__} (tests/golden/make.py)"
+    lines = ",\n".join(json.dumps(case) for case in guard)
+    head = f'{{\n"format": 1,\n"made_by": {json.dumps(made_by)},\n"cases": [\n'
+    MODEL.with_name("golden.json").write_text(f"{head}{lines}\n]}}\n")
     out = {"onnxruntime": onnxruntime.__version__, "input": "RGB, (level - 127.5) / 128, NCHW", "rows": rows}
     (HERE / "embeddings.json").write_text(json.dumps(out, indent=None, separators=(",", ":")) + "\n")
 

@@ -22,7 +22,7 @@ struct LayoutEntry {
     size_t value;
 };
 
-#define SIZE(type) {#type, sizeof(type)}
+#define SIZE(type) {#type, sizeof(type)}, {"align " #type, alignof(type)}
 #define OFFSET(type, field) {#type "." #field, offsetof(type, field)}
 #define VALUE(constant) {#constant, constant}
 

@@ -1,6 +1,7 @@
 //! Who decodes a JPEG: a pure decision on its header, what the GPU has, and what was asked for.
 
 use crate::image::{JpegColor, JpegHeader, JpegProcess, Subsampling};
+pub use crate::model::config::DecoderChoice;
 
 /// The largest side that the JPEG engine is given. An assumption: NVIDIA's guide names no limit. Where the library
 /// can say, [`super::HardwareDecoder::supported`] asks it besides.
@@ -29,36 +30,6 @@ impl Decode {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Hardware => "hardware",
-            Self::Hybrid => "hybrid",
-            Self::Cpu => "cpu",
-        }
-    }
-}
-
-/// What `decoder` in `model.toml` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DecoderChoice {
-    /// The fastest for the picture's size, as measured when the model is loaded.
-    #[default]
-    Auto,
-    /// The JPEG engine for every picture that it takes.
-    Hardware,
-    /// CPU and GPU together for every picture that they take.
-    Hybrid,
-    /// The CPU for every picture.
-    Cpu,
-}
-
-impl DecoderChoice {
-    /// Every choice.
-    pub const ALL: [DecoderChoice; 4] = [Self::Auto, Self::Hardware, Self::Hybrid, Self::Cpu];
-
-    /// The word in files and flags.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
             Self::Hardware => "hardware",
             Self::Hybrid => "hybrid",
             Self::Cpu => "cpu",

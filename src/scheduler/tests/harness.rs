@@ -9,12 +9,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Backend, BackendError, Executed, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Backend, BackendError, Executed, Execution, Instance, InstancePlan, LoadedModel, OutputBuffer, RowInput,
+    Wake,
 };
 use crate::error::{ErrorKind, InferError};
 use crate::image::Limits;
 use crate::model::config::{ModelConfig, Normalize, Precision};
+use crate::model::repository::RepositoryVersion;
 use crate::model::spec::{ModelSpec, OutputSpec};
+use crate::model::tensorrt::TensorRtConfig;
 use crate::problems::Problems;
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
@@ -68,7 +71,7 @@ impl Backend for TestBackend {
         Ok(())
     }
 
-    fn load(&self, _: &ModelSpec, _: InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
+    fn load(&self, _: &ModelSpec, _: &InstancePlan, _: Limits) -> Result<Arc<dyn LoadedModel>, BackendError> {
         Ok(Arc::new(self.clone()))
     }
 }
@@ -82,7 +85,7 @@ impl LoadedModel for TestBackend {
         None
     }
 
-    fn instance(&self) -> Result<Box<dyn Instance>, BackendError> {
+    fn instance(&self, _: usize, _: Wake) -> Result<Box<dyn Instance>, BackendError> {
         if self.broken.load(Ordering::SeqCst) {
             return Err(BackendError::Load { backend: "test", model: "m".into(), why: "broken".into() });
         }
@@ -96,7 +99,7 @@ impl Instance for TestBackend {
         &mut self,
         rows: &[&RowInput],
         wanted: &dyn Fn(usize) -> Result<(), InferError>,
-    ) -> Result<Executed, BackendError> {
+    ) -> Result<Execution, BackendError> {
         let values: Vec<Vec<i32>> = rows.iter().map(|r| values(r)).collect();
         let first: Vec<_> = (0..rows.len()).map(wanted).collect();
         let (verdict, answer) = sync_channel(1);
@@ -121,11 +124,12 @@ impl Instance for TestBackend {
                 data.len() / 4 - 1
             }));
         }
+        done.ran = data.len() / 4;
         if !data.is_empty() {
             done.outputs =
                 vec![OutputBuffer { datatype: Datatype::Int32, shape: vec![data.len() / 4, 1], data }];
         }
-        Ok(done)
+        Ok(Execution::Done(done))
     }
 }
 
@@ -220,12 +224,15 @@ impl Harness {
             outputs: vec![output],
             image: None,
             precision: Precision::Fp32,
+            preferred_batch_size: Vec::new(),
+            tensorrt: TensorRtConfig::default(),
         };
         let (sender, held) = sync_channel(1024);
         let backend = TestBackend { held: sender, broken: Arc::default(), built: Arc::default() };
         let telemetry = Telemetry::new(false);
         let limits = Limits { max_image_pixels: 1 };
-        let served = ServedModel::load(&Arc::new(config), 1, &spec, &backend, limits, &telemetry).unwrap();
+        let version = RepositoryVersion { version: 1, spec, golden: None };
+        let served = ServedModel::load(&Arc::new(config), &version, &backend, limits, &telemetry).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { served: Arc::new(served), telemetry, backend, held, runtime: Arc::new(runtime) }
     }

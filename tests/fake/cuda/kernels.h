@@ -1,6 +1,7 @@
 // The kernels that the fake driver can run: entry name to a function on the host.
 #pragma once
 #include <cstddef>
+#include <functional>
 
 namespace fake {
 
@@ -15,7 +16,7 @@ struct Kernel {
   const char* name;
   /// Says which memory the launch reads and writes; false where some of it may not be touched.
   bool (*check)(Grid grid, Grid block, void** arguments, Touch touch);
-  void (*run)(Grid grid, Grid block, void** arguments);
+  std::function<void(Grid grid, Grid block, void** arguments)> run;
 };
 
 /// Null where there is none of that name.

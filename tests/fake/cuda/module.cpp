@@ -105,9 +105,6 @@ static Code load(const Call& call, void** out, const void* image) {
   return OK;
 }
 
-// Launches of one process run one after another: the kernels' host form keeps a block's shared memory in statics.
-static std::mutex kernels_run;
-
 // Arguments as they were at the launch; 16 bytes is the strictest alignment of a parameter.
 struct Arguments {
   std::vector<std::unique_ptr<char, void (*)(void*)>> values;
@@ -223,7 +220,6 @@ API cuLaunchKernel(void* handle, unsigned gx, unsigned gy, unsigned gz, unsigned
   auto run = [=] {
     Touch touch = [](const void* address, size_t bytes) { return visordFakeCudaTouch(address, bytes) == OK; };
     if (!kernel->check(grid, block, held->pointers.data(), touch)) return static_cast<Code>(ILLEGAL_ADDRESS);
-    std::lock_guard<std::mutex> alone(kernels_run);
     kernel->run(grid, block, held->pointers.data());
     return static_cast<Code>(OK);
   };

@@ -3,11 +3,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
 
 namespace fake {
 
@@ -74,7 +79,7 @@ struct Job {
   void* memory;
   size_t memory_bytes;
   long nan_row;
-  std::shared_ptr<std::atomic<bool>> busy;  // of the context
+  void const* context;
 };
 
 static size_t rows_of(Bound const& t, int64_t batch) {
@@ -118,14 +123,36 @@ static void compute(Job const& job) {
   }
 }
 
+// Contexts and scratch memory that are in use: each serves one run at a time, which the real library leaves to its user.
+struct InUse {
+  std::mutex mutex;
+  std::multiset<void const*> running;
+};
+static InUse& in_use() {
+  static InUse* const only = new InUse;
+  return *only;
+}
+
 static void run(void* argument) {
   Job const& job = *static_cast<Job*>(argument);
-  if (job.busy->exchange(true)) {
-    driver()->visordFakeCudaTouch(nullptr, 1);  // two runs of one context at the same time
-    return;
+  std::vector<void const*> taken{job.context};
+  if (job.memory) taken.push_back(job.memory);
+  {
+    std::lock_guard<std::mutex> guard(in_use().mutex);
+    for (void const* t : taken) {
+      if (in_use().running.count(t)) {
+        fprintf(stderr, "fake nvinfer: two runs of one context, or in one scratch memory, at the same time\n");
+        driver()->visordFakeCudaTouch(nullptr, 1);
+        return;
+      }
+    }
+    in_use().running.insert(taken.begin(), taken.end());
   }
+  // As a kernel that takes that long would.
+  std::this_thread::sleep_for(std::chrono::microseconds(setting("COMPUTE_MICROSECONDS", 0)));
   compute(job);
-  job.busy->store(false);
+  std::lock_guard<std::mutex> guard(in_use().mutex);
+  for (void const* t : taken) in_use().running.erase(t);
 }
 
 static void release(void* argument) { delete static_cast<Job*>(argument); }
@@ -136,13 +163,14 @@ struct ContextImpl final : VExecutionContextBase {
   EngineImpl const* engine;
   ICudaEngine const* outer;
   Voice voice;
-  DeviceMemory memory;
+  DeviceMemory own;
+  bool user_managed = false;
+  void* memory = nullptr;
   size_t memory_bytes = 0;
   int32_t profile = 0;
   bool changed = true;  // a shape or the profile, since the last enqueue outside a capture
   std::map<std::string, Dims> shapes;
   std::map<std::string, void*> addresses;
-  std::shared_ptr<std::atomic<bool>> busy = std::make_shared<std::atomic<bool>>(false);
   std::string name;
 
   bool fail(ErrorCode code, std::string const& text) const noexcept {
@@ -161,6 +189,7 @@ struct ContextImpl final : VExecutionContextBase {
   int32_t getOptimizationProfile() const noexcept override { return profile; }
   bool setNvtxVerbosity(ProfilingVerbosity) noexcept override { return true; }
   void setEnqueueEmitsProfile(bool) noexcept override {}
+  void setDeviceMemoryV2(void* address, int64_t bytes) noexcept override;
   bool setOptimizationProfileAsync(int32_t index, cudaStream_t stream) noexcept override;
   bool setInputShape(char const* n, Dims const& shape) noexcept override;
   Dims getTensorShape(char const* n) const noexcept override;
@@ -252,13 +281,15 @@ struct EngineImpl final : VCudaEngineBase {
     c.engine = this;
     c.outer = outer;
     c.voice = voice;
-    if (strategy == ExecutionContextAllocationStrategy::kSTATIC) {
+    c.user_managed = strategy == ExecutionContextAllocationStrategy::kUSER_MANAGED;
+    if (!c.user_managed) {
       c.memory_bytes = static_cast<size_t>(memory_bytes());
-      if (!c.memory.allocate(c.memory_bytes)) {
+      if (!c.own.allocate(c.memory_bytes)) {
         voice.error(ErrorCode::kFAILED_ALLOCATION, "ICudaEngine::createExecutionContext: out of memory, " +
                                                        std::to_string(c.memory_bytes) + " bytes were asked for");
         return nullptr;
       }
+      c.memory = c.own.address;
     }
     return made.release();
   }
@@ -285,6 +316,18 @@ Tensor const* ContextImpl::output(char const* n) const noexcept {
 Dims ContextImpl::shape_of(Tensor const& t) const noexcept {
   auto found = shapes.find(t.name);
   return found == shapes.end() ? t.shape : found->second;
+}
+
+void ContextImpl::setDeviceMemoryV2(void* address, int64_t bytes) noexcept {
+  if (!user_managed) {
+    fail(ErrorCode::kINVALID_STATE, "setDeviceMemoryV2: the context has memory of its own");
+  } else if (reinterpret_cast<uintptr_t>(address) % ALIGNMENT || bytes < engine->memory_bytes()) {
+    fail(ErrorCode::kINVALID_ARGUMENT, "setDeviceMemoryV2: " + std::to_string(engine->memory_bytes()) +
+                                           " bytes are needed, aligned to 256; " + std::to_string(bytes) + " were given");
+  } else {
+    memory = address;
+    memory_bytes = static_cast<size_t>(engine->memory_bytes());
+  }
 }
 
 bool ContextImpl::setOptimizationProfileAsync(int32_t index, cudaStream_t stream) noexcept {
@@ -360,6 +403,9 @@ static std::atomic<long> enqueued{0};
 bool ContextImpl::enqueueV3(cudaStream_t stream) noexcept {
   long every = setting("FAIL_ENQUEUE_EVERY", 0);
   if (++enqueued && every > 0 && enqueued % every == 0) return fail(ErrorCode::kFAILED_EXECUTION, "enqueueV3: failed because a test asked for it");
+  if (user_managed && !memory && engine->memory_bytes() > 0) {
+    return fail(ErrorCode::kINVALID_STATE, "enqueueV3: the context was given no device memory");
+  }
   auto job = std::make_unique<Job>();
   for (auto const* list : {&engine->plan.inputs, &engine->plan.outputs}) {
     for (Tensor const& t : *list) {
@@ -377,10 +423,10 @@ bool ContextImpl::enqueueV3(cudaStream_t stream) noexcept {
   if (capturing && changed) {
     return fail(ErrorCode::kINVALID_STATE, "enqueueV3: a shape or the profile changed: enqueue once before a capture");
   }
-  job->memory = memory.address;
+  job->memory = memory;
   job->memory_bytes = memory_bytes;
   job->nan_row = setting("NAN_ROW", -1);
-  job->busy = busy;
+  job->context = this;
   if (int code = driver()->visordFakeCudaEnqueue(stream, run, job.release(), release)) {
     return fail(ErrorCode::kFAILED_EXECUTION, "enqueueV3: Cuda failure " + std::to_string(code));
   }

@@ -1,1 +1,0 @@
-//! An ONNX graph in 32-bit floats, rewritten to compute in 16.
