@@ -20,12 +20,16 @@ fn env(name: &str) -> Option<String> {
 /// Sets `VISORD_COMMIT` for `visord --version` and the build metric; a package build without git can set it
 /// from outside.
 fn commit() {
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/refs/heads");
-    let commit = env("VISORD_COMMIT").or_else(|| {
-        let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("rev-parse").args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    });
+    };
+    // In a second work tree of a repository they are elsewhere. A path that does not exist would make every build
+    // run this again.
+    for path in git(&["--git-path", "HEAD", "--git-path", "refs/heads"]).iter().flat_map(|p| p.lines()) {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let commit = env("VISORD_COMMIT").or_else(|| git(&["--short=12", "HEAD"]));
     println!("cargo::rustc-env=VISORD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
 }
 
@@ -40,6 +44,8 @@ mod tensorrt {
     use super::env;
 
     const FOLDER: &str = "src/ffi/tensorrt";
+
+    const SOURCES: [&str; 4] = ["shim.cpp", "shim.h", "shim_build.h", "shim_support.h"];
 
     /// What TensorRT's headers include of CUDA: two names, of which they use pointers only.
     const CUDA_STUB: &str = "#pragma once\n\
@@ -59,7 +65,7 @@ mod tensorrt {
         for file in ["build.rs", "Cargo.lock"] {
             println!("cargo::rerun-if-changed={file}");
         }
-        for file in ["shim.cpp", "shim.h", "shim_build.h", "shim_support.h"] {
+        for file in SOURCES {
             println!("cargo::rerun-if-changed={FOLDER}/{file}");
         }
         println!(
@@ -94,27 +100,45 @@ mod tensorrt {
         }
         #[allow(clippy::disallowed_methods, reason = "cargo's own; never changes for a build script")]
         let out_dir = std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?;
-        let stub = PathBuf::from(out_dir).join("cuda-stub");
+        let out_dir = PathBuf::from(out_dir);
+        let stub = out_dir.join("cuda-stub");
         std::fs::create_dir_all(&stub)
             .and_then(|()| std::fs::write(stub.join("cuda_runtime_api.h"), CUDA_STUB))
             .map_err(|e| format!("{}: {e}", stub.display()))?;
+        println!("cargo::rustc-link-search=native={}", out_dir.display());
         for set in &sets {
-            compile(set, &stub)?;
+            compile(set, &stub, &out_dir)?;
+        }
+        if !sets.is_empty() {
+            let apple = cfg!(target_vendor = "apple");
+            println!("cargo::rustc-link-lib={}", if apple { "c++" } else { "stdc++" });
         }
         println!("cargo::rustc-env=VISORD_TENSORRT_HEADERS={}", describe(&sets));
         Ok(())
     }
 
-    fn compile(set: &HeaderSet, stub: &Path) -> Result<(), String> {
+    fn compile(set: &HeaderSet, stub: &Path, out_dir: &Path) -> Result<(), String> {
         let HeaderSet { key, folder, version: [major, minor, patch] } = set;
+        println!("cargo::rustc-cfg=tensorrt_headers_{key}");
+        let name = key.to_uppercase();
+        println!("cargo::rustc-env=VISORD_TENSORRT_HEADERS_{name}={major}.{minor}.{patch}");
+        let library = format!("visord_trt_{key}");
+        println!("cargo::rustc-link-lib=static={library}");
+        // This script runs after every commit too, to name it, and a compilation takes seconds.
+        let recipe = recipe(set)?;
+        let stamp = out_dir.join(format!("{library}.stamp"));
+        let archive = out_dir.join(format!("lib{library}.a"));
+        if archive.is_file() && std::fs::read_to_string(&stamp).is_ok_and(|s| s == recipe) {
+            return Ok(());
+        }
         let mut build = cc::Build::new();
         build
             .cpp(true)
             .std("c++17")
             .pic(true)
-            // Unoptimised C++ is slower to link, and fails under _FORTIFY_SOURCE.
+            // Debug builds too: it is on the request path, and its headers take most of the time anyway.
             .opt_level(2)
-            .cargo_warnings(true)
+            .cargo_metadata(false)
             .warnings(true)
             .extra_warnings(true)
             .flag("-fvisibility=hidden")
@@ -128,16 +152,27 @@ mod tensorrt {
         for include in [folder.as_path(), stub] {
             build.flag("-isystem").flag(include);
         }
-        build.try_compile(&format!("visord_trt_{key}")).map_err(|e| {
+        build.try_compile(&library).map_err(|e| {
             format!(
                 "the TensorRT shim needs a C++17 compiler (Debian and Ubuntu: apt-get install g++; or set CXX); \
                  `cargo build --no-default-features` builds visord without TensorRT. {e}"
             )
         })?;
-        println!("cargo::rustc-cfg=tensorrt_headers_{key}");
-        let name = key.to_uppercase();
-        println!("cargo::rustc-env=VISORD_TENSORRT_HEADERS_{name}={major}.{minor}.{patch}");
-        Ok(())
+        std::fs::write(&stamp, recipe).map_err(|e| format!("{}: {e}", stamp.display()))
+    }
+
+    /// Everything that an archive depends on, but for the compiler behind its name.
+    fn recipe(set: &HeaderSet) -> Result<String, String> {
+        let mut text = format!("{} {:?}\n", set.folder.display(), set.version);
+        for variable in ["CXX", "CXXFLAGS"] {
+            text += &format!("{variable} {:?}\n", env(variable));
+        }
+        for path in
+            SOURCES.map(|file| format!("{FOLDER}/{file}")).iter().map(String::as_str).chain(["build.rs"])
+        {
+            text += &std::fs::read_to_string(path).map_err(|e| format!("{path}: {e}"))?;
+        }
+        Ok(text)
     }
 
     /// As `visord --version` says it, e.g. `11.4, RTX 1.7`.

@@ -33,8 +33,8 @@ fn literals<'a>(source: &'a str, openings: &[&str]) -> Vec<&'a str> {
 fn every_flag_is_described_with_its_variable_and_default() {
     let page = read("docs/configuration.md");
     let command = Cli::command();
-    let serve = command.find_subcommand("serve").expect("there is `serve`");
-    for arg in serve.get_arguments() {
+    let subcommands = ["serve", "build"].map(|name| command.find_subcommand(name).expect("both are there"));
+    for arg in subcommands.iter().flat_map(|sub| sub.get_arguments()) {
         let Some(long) = arg.get_long().filter(|l| !matches!(*l, "help" | "version")) else { continue };
         let cells = row(&page, &format!("--{long}")).unwrap_or_else(|| panic!("--{long} has no row"));
         let variable = arg.get_env().map(|v| v.to_string_lossy()).unwrap_or_default();
@@ -53,16 +53,25 @@ fn every_flag_is_described_with_its_variable_and_default() {
 #[test]
 fn every_key_of_model_toml_is_described() {
     let page = read("docs/configuration.md");
-    let source = read("src/model/config.rs");
-    let readers =
-        [".string(", ".boolean(", ".integer(", ".integers(", ".choice(", ".triple(", ".string_map("];
+    let source = ["src/model/config.rs", "src/model/tensorrt.rs"].map(read).join("\n");
+    let readers = [
+        ".string(",
+        ".strings(",
+        ".boolean(",
+        ".integer(",
+        ".integers(",
+        ".choice(",
+        ".triple(",
+        ".string_map(",
+    ];
     let keys = literals(&source, &readers);
     assert!(keys.len() > 30, "the reader has changed: {keys:?}");
     for key in keys {
         assert!(page.contains(key), "{key} is not in docs/configuration.md");
     }
     for table in literals(&source, &[".section(", ".sections("]) {
-        let described = page.contains(&format!("[{table}]")) || page.contains(&format!("`{table} = {{"));
+        let forms = [format!("[{table}]"), format!(".{table}]]"), format!("`{table} = {{")];
+        let described = forms.iter().any(|form| page.contains(form));
         assert!(described, "[{table}] is not in docs/configuration.md");
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::device::{Abandon, Device, OnDevice};
 use super::engine::EngineError;
-use super::jpeg::{DecodeError, DeviceImage, HardwareDecoder, HybridLane, Nvjpeg};
+use super::jpeg::{DecodeError, HardwareDecoder, HybridLane, Nvjpeg};
 use super::memory::DeviceBuffer;
 use super::slot::{ArenaImage, picture_bytes};
 use super::stream::{Event, Stream};
+use crate::image::Orientation;
 
 impl Abandon for HardwareDecoder {
     fn abandon(self) {
@@ -24,15 +25,6 @@ impl Abandon for HybridLane {
 impl Abandon for Nvjpeg {
     fn abandon(self) {
         Nvjpeg::abandon(self);
-    }
-}
-
-impl ArenaImage {
-    /// The place, as decoders take it.
-    #[must_use]
-    pub fn device_image(&self) -> DeviceImage {
-        let Self { address, pitch_bytes, width, height, .. } = *self;
-        DeviceImage { address, pitch_bytes, width, height }
     }
 }
 
@@ -78,7 +70,7 @@ impl DecodeLane {
         let _section = device.enter().map_err(cuda)?;
         // SAFETY: the arena's memory is kept here until the next picture, before which the lane waits for this
         // one, and the lane waits when it is dropped; the stream lives as long. Whoever reads it waits for `done`.
-        let decoded = unsafe { self.lane.decode(encoded, &image.device_image(), self.stream.raw()) };
+        let decoded = unsafe { self.lane.decode(encoded, &image.image, self.stream.raw()) };
         if decoded.is_err() {
             // How far it came is unknown, so it is waited for; rare, and never the way of a good picture.
             self.stream.synchronize().map_err(cuda)?;
@@ -113,7 +105,9 @@ impl DecodeBench {
         let _section = device.enter()?;
         let bytes = picture_bytes(width, height);
         let memory = Arc::new(DeviceBuffer::new(device, bytes * batch)?);
-        let images = (0..batch).map(|i| ArenaImage::new(&memory, i * bytes, width, height)).collect();
+        let images = (0..batch)
+            .map(|i| ArenaImage::new(&memory, i * bytes, width, height, Orientation::Upright))
+            .collect();
         let hardware = if nvjpeg.capabilities().hardware {
             Some(OnDevice::new(device, nvjpeg.hardware_decoder(batch)?))
         } else {
@@ -148,7 +142,7 @@ impl DecodeBench {
         let Some(hardware) = &mut self.hardware else {
             return Err(EngineError::Interface("there is no JPEG engine".to_owned()));
         };
-        let pictures: Vec<_> = self.images.iter().map(|image| (encoded, image.device_image())).collect();
+        let pictures: Vec<_> = self.images.iter().map(|image| (encoded, image.image)).collect();
         // SAFETY: bytes and memory stay until the stream is synchronised, below; `hardware` waits when it is
         // dropped.
         let decoded = unsafe { hardware.decode(&pictures, self.stream.raw()) };

@@ -38,7 +38,7 @@ impl EngineError {
             Self::TensorRt(text) => text.contains("OutOfMemory") || text.contains("out of memory"),
             Self::Decoder(DecodeError::Cuda { code, .. }) => *code == 2,
             Self::Decoder(DecodeError::Device(e)) => e.name() == "ALLOCATOR_FAILURE",
-            Self::Decoder(DecodeError::Rejected { .. } | DecodeError::Pitch { .. }) | Self::Interface(_) => {
+            Self::Decoder(DecodeError::Rejected { .. } | DecodeError::Memory { .. }) | Self::Interface(_) => {
                 false
             }
         }

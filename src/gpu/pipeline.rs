@@ -13,16 +13,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::descriptor::{ImageDescriptor, PreprocessParameters};
+use super::descriptor::{DeviceImage, ImageDescriptor, PreprocessParameters};
 use super::device::{Device, OnDevice};
 use super::engine::{EngineContext, EngineError, LoadedEngine};
 use super::error::CudaError;
 use super::graph::Graph;
-use super::jpeg::{DecodeError, DeviceImage, Nvjpeg};
+use super::jpeg::{DecodeError, Nvjpeg};
 use super::kernel::Kernels;
 use super::memory::DeviceBuffer;
 use super::slot::{ArenaImage, Layout, Slot, SlotSizes};
 use super::stream::{Event, Stream};
+use crate::image::Orientation;
 use crate::tensor::Datatype;
 
 /// Batches in flight: one computes, one is on its way to the device.
@@ -248,8 +249,8 @@ impl Pipeline {
     }
 
     /// Room for one decoded picture, in the batch that was begun.
-    pub fn take_picture(&mut self, width: u32, height: u32) -> Option<ArenaImage> {
-        self.slots[self.next].take_picture(width, height)
+    pub fn take_picture(&mut self, width: u32, height: u32, orientation: Orientation) -> Option<ArenaImage> {
+        self.slots[self.next].take_picture(width, height, orientation)
     }
 
     /// Whether pictures can be decoded on the GPU's JPEG engine.
@@ -272,7 +273,7 @@ impl Pipeline {
         };
         slot.encoded.extend(pictures.iter().map(|(encoded, _)| encoded.clone()));
         let list: SmallVec<[(&[u8], DeviceImage); 32]> =
-            pictures.iter().map(|(encoded, image)| (&encoded[..], image.device_image())).collect();
+            pictures.iter().map(|(encoded, image)| (&encoded[..], image.image)).collect();
         // SAFETY: the slot keeps the bytes and its arena until its `done` event, which comes after this in the
         // stream, or until `settle` has waited for the stream.
         unsafe { hardware.decode(&list, self.copy.raw()) }

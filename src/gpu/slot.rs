@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::descriptor::ImageDescriptor;
+use super::descriptor::{DeviceImage, ImageDescriptor};
 use super::device::{Device, OnDevice};
 use super::error::CudaError;
 use super::jpeg::HardwareDecoder;
 use super::memory::{DeviceBuffer, PinnedBuffer};
 use super::stream::{Event, HostCall};
+use crate::image::Orientation;
 
 /// Alignment of each tensor in a block, bytes. **Source:** TensorRT's API reference, `setTensorAddress`: 256.
 const ALIGNMENT: usize = 256;
@@ -82,30 +83,28 @@ struct Arena {
     limit: usize,
 }
 
-/// A place in a slot's arena, for one decoded picture: RGB8 `[height, width, 3]`, rows `pitch_bytes` apart. Keeps
-/// the memory.
+/// A place in a slot's arena, for one decoded picture. Keeps the memory.
 #[derive(Debug, Clone)]
 pub struct ArenaImage {
     pub(super) memory: Arc<DeviceBuffer>,
-    /// Device address of the first pixel.
-    pub address: u64,
-    /// Bytes that belong to the picture.
-    pub bytes: usize,
-    /// Bytes from one row to the next.
-    pub pitch_bytes: usize,
-    /// Pixels in a row.
-    pub width: u32,
-    /// Rows.
-    pub height: u32,
+    /// Where and how the picture lies.
+    pub image: DeviceImage,
 }
 
 impl ArenaImage {
     /// The place at byte `start` of `memory`, [`picture_bytes`] long.
-    pub(super) fn new(memory: &Arc<DeviceBuffer>, start: usize, width: u32, height: u32) -> Self {
+    pub(super) fn new(
+        memory: &Arc<DeviceBuffer>,
+        start: usize,
+        width: u32,
+        height: u32,
+        orientation: Orientation,
+    ) -> Self {
         let bytes = picture_bytes(width, height);
         assert!(start + bytes <= memory.len(), "the picture lies within its memory");
         let address = memory.address() + start as u64;
-        Self { memory: Arc::clone(memory), address, bytes, pitch_bytes: pitch_bytes(width), width, height }
+        let image = DeviceImage { address, bytes, pitch: pitch_bytes(width), width, height, orientation };
+        Self { memory: Arc::clone(memory), image }
     }
 }
 
@@ -209,13 +208,13 @@ impl Slot {
     }
 
     /// A place for one picture; `None` where no room is left.
-    pub fn take_picture(&mut self, width: u32, height: u32) -> Option<ArenaImage> {
+    pub fn take_picture(&mut self, width: u32, height: u32, orientation: Orientation) -> Option<ArenaImage> {
         let arena = self.arena.as_mut()?;
         let bytes = picture_bytes(width, height);
         let start = arena.used;
         let end = start.checked_add(bytes).filter(|end| *end <= arena.buffer.len())?;
         arena.used = end;
-        Some(ArenaImage::new(&arena.buffer, start, width, height))
+        Some(ArenaImage::new(&arena.buffer, start, width, height, orientation))
     }
 }
 

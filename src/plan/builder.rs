@@ -41,6 +41,16 @@ impl Flavor {
         }
     }
 
+    /// Whether it measures kernels, so that a timing cache saves it time. TensorRT-RTX leaves that to the GPU that
+    /// runs the plan: its timing caches are empty, and it refuses them (seen with 1.7.1).
+    #[must_use]
+    pub const fn measures_kernels(self) -> bool {
+        match self {
+            Self::TensorRt10 | Self::TensorRt11 => true,
+            Self::TensorRtRtx => false,
+        }
+    }
+
     /// Whether it builds for GPUs that are not there, by compute capability alone.
     #[must_use]
     pub const fn builds_without_gpu(self) -> bool {

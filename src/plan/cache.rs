@@ -134,9 +134,7 @@ impl PlanCache {
                 Source::Memory { took, why }
             }
         };
-        if request.spec.tensorrt.timing_cache && !built.timing_cache.is_empty() {
-            self.folder.save_timing(&entry, &built.timing_cache);
-        }
+        self.folder.save_timing(&entry, &built.timing_cache);
         drop(lock);
         self.folder.prune(self.max_bytes, &self.in_use());
         Ok(self.plan(entry, built.plan, source))
@@ -218,13 +216,15 @@ impl PlanCache {
             return Err(PlanError::Cancelled);
         }
         let onnx = entry.onnx(request.spec)?;
-        let timing = if request.spec.tensorrt.timing_cache { self.folder.timing(entry) } else { Vec::new() };
+        let timing = self.folder.timing(entry);
         let mut tracker = Tracker::default();
         let built = builder.build(&onnx, &entry.network.path, &entry.options, &timing, &mut |event| {
             let phase = match event {
                 Event::Start { phase, .. } | Event::Step { phase, .. } | Event::Finish { phase } => phase,
             };
-            tell(tracker.event(event), phase)
+            let ratio = tracker.event(event);
+            tracing::trace!(?event, ratio, "building");
+            tell(ratio, phase)
         });
         match built {
             Ok(built) => {

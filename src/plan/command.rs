@@ -8,21 +8,23 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::builder::Builder;
+use super::builder::{Builder, Flavor};
 use super::cache::{Plan, PlanCache, Source};
 use super::key;
 use super::network::Network;
 use super::progress::Progress;
 use super::request::{PlanError, PlanRequest, Target};
+use super::tensorrt::TensorRtBuilder;
 use crate::cli::{BuildArgs, PlanPrecision};
-use crate::gpu::probe::probe;
+use crate::gpu::probe::{self, GpuInfo};
 use crate::model::config::Precision;
 use crate::model::repository::{self, RepositoryModel};
 use crate::model::spec::ModelSpec;
 use crate::problems::Problems;
 
-/// Without a terminal, a line this often.
+/// Without a terminal, a line this often, or whenever the ratio has grown this much.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
+const LINE_RATIO: f64 = 0.25;
 
 /// How `visord build` ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +100,10 @@ pub fn run(config: &BuildConfig, stop: &AtomicBool) -> Ending {
         let written = config.versions().try_for_each(|(_, _, spec)| write_onnx(spec, file));
         return ending(written.err());
     }
-    let found = super::tensorrt::TensorRtBuilder::find(config.args.plans.tensorrt_dir.as_deref());
-    match found.and_then(|builder| targets(&config.args.compute_capability).map(|t| (builder, t))) {
+    let found = TensorRtBuilder::find(config.args.plans.tensorrt_dir.as_deref());
+    let targets =
+        |builder: &TensorRtBuilder| targets(&config.args.compute_capability, builder.identity().flavor);
+    match found.and_then(|builder| targets(&builder).map(|t| (builder, t))) {
         Ok((builder, targets)) => build(config, &builder, &targets, stop),
         Err(e) => ending(Some(e)),
     }
@@ -125,24 +129,39 @@ fn write_onnx(spec: &ModelSpec, file: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The GPUs to build for: those that were named, or the one that is here.
-fn targets(asked: &[(u32, u32)]) -> Result<Vec<Target>, String> {
-    let present = present_gpu();
-    if asked.is_empty() {
-        return present.map(|gpu| vec![gpu]);
-    }
-    let target = |capability: &(u32, u32)| match &present {
-        Ok(gpu) if gpu.compute_capability == *capability => gpu.clone(),
-        Ok(_) | Err(_) => Target::absent(*capability),
+/// The GPUs to build for: those that were named, or those that are here.
+fn targets(asked: &[(u32, u32)], flavor: Flavor) -> Result<Vec<Target>, String> {
+    let present = probe::probe().map(|gpus| gpus.devices).map_err(|e| e.to_string());
+    let target = |gpu: &GpuInfo| Target {
+        compute_capability: gpu.compute_capability,
+        name: gpu.name.clone(),
+        present: true,
     };
-    Ok(asked.iter().map(target).collect())
-}
-
-/// The GPU that plans would run on.
-fn present_gpu() -> Result<Target, String> {
-    let gpus = probe().map_err(|e| format!("no GPU to build for: {e}; or give --compute-capability"))?;
-    let gpu = gpus.devices.into_iter().next().ok_or("no GPU was found; give --compute-capability")?;
-    Ok(Target { compute_capability: gpu.compute_capability, name: gpu.name, present: true })
+    if !asked.is_empty() {
+        let here = present.unwrap_or_default();
+        let here = |capability: &(u32, u32)| {
+            here.iter().find(|gpu| gpu.compute_capability == *capability).map(target)
+        };
+        return Ok(asked.iter().map(|c| here(c).unwrap_or_else(|| Target::absent(*c))).collect());
+    }
+    let present = present.map_err(|e| {
+        format!("no GPU was found; give --compute-capability to build for one that is not here: {e}")
+    })?;
+    let mut targets: Vec<Target> = present.iter().map(target).collect();
+    if flavor.builds_without_gpu() {
+        targets.sort_by_key(|t| t.compute_capability);
+        targets.dedup_by_key(|t| t.compute_capability);
+    } else {
+        // TensorRT measures its kernels on the first GPU.
+        if targets.iter().any(|t| t.name != targets[0].name) {
+            eprintln!(
+                "note: building for the first GPU, {}; CUDA_VISIBLE_DEVICES chooses another",
+                targets[0].name
+            );
+        }
+        targets.truncate(1);
+    }
+    Ok(targets)
 }
 
 fn build(config: &BuildConfig, builder: &dyn Builder, targets: &[Target], stop: &AtomicBool) -> Ending {
@@ -209,7 +228,7 @@ fn kept(plan: &Plan) -> Result<String, String> {
 struct Teller<'a> {
     what: &'a str,
     bar: Option<ProgressBar>,
-    told: Option<Instant>,
+    told: Option<(Instant, f64)>,
 }
 
 /// Steps of the bar: as fine as a terminal can show.
@@ -235,8 +254,11 @@ impl<'a> Teller<'a> {
         if let Some(bar) = &self.bar {
             bar.set_message(text);
             bar.set_position((ratio * BAR_STEPS as f64) as u64);
-        } else if self.told.is_none_or(|t| t.elapsed() >= LINE_INTERVAL) {
-            self.told = Some(Instant::now());
+        } else if self
+            .told
+            .is_none_or(|(at, told)| at.elapsed() >= LINE_INTERVAL || ratio >= told + LINE_RATIO)
+        {
+            self.told = Some((Instant::now(), ratio));
             eprintln!("{}: {:.0} % {text}", self.what, ratio * 100.0);
         }
     }

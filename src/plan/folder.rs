@@ -114,13 +114,12 @@ impl Folder {
 
     /// Kernel times of earlier builds, or nothing. The file starts with the hash of the rest.
     pub(super) fn timing(&self, entry: &Entry) -> Vec<u8> {
-        let Ok(bytes) = store::read(&self.dir.join(&entry.timing), MAX_TIMING_BYTES) else {
-            return Vec::new();
-        };
+        let Some(file) = &entry.timing else { return Vec::new() };
+        let Ok(bytes) = store::read(&self.dir.join(file), MAX_TIMING_BYTES) else { return Vec::new() };
         match bytes.split_at_checked(32) {
             Some((hash, rest)) if Sha256::digest(rest).as_slice() == hash => rest.to_vec(),
             _ => {
-                tracing::warn!(file = entry.timing, "the timing cache is damaged; this build measures anew");
+                tracing::warn!(file, "the timing cache is damaged; this build measures anew");
                 Vec::new()
             }
         }
@@ -128,9 +127,10 @@ impl Folder {
 
     /// Keeps kernel times; the last builder's stay.
     pub(super) fn save_timing(&self, entry: &Entry, times: &[u8]) {
+        let Some(file) = entry.timing.as_ref().filter(|_| !times.is_empty()) else { return };
         let bytes = [Sha256::digest(times).as_slice(), times].concat();
-        if let Err(e) = store::write(&self.dir.join(&entry.timing), entry.short_key(), &bytes, self.write) {
-            tracing::warn!(file = entry.timing, error = %e, "the timing cache cannot be kept");
+        if let Err(e) = store::write(&self.dir.join(file), entry.short_key(), &bytes, self.write) {
+            tracing::warn!(file, error = %e, "the timing cache cannot be kept");
         }
     }
 

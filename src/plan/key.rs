@@ -11,6 +11,7 @@ use super::network::{ExternalFile, Network, hex};
 use super::profile::profiles;
 use super::request::{PlanError, PlanRequest};
 use crate::model::config::Precision;
+use crate::model::fp16::{Fp16Options, to_fp16};
 use crate::model::spec::ModelSpec;
 
 /// Goes up when the same ingredients make other plans than before, as when the FP16 rewrite changes.
@@ -48,8 +49,8 @@ pub(super) struct Entry {
     pub key: String,
     /// `<model>-<version>-<key>`, the key shortened.
     pub stem: String,
-    /// File of the timing cache.
-    pub timing: String,
+    /// File of the timing cache, where there is one.
+    pub timing: Option<String>,
     rewrite: bool,
 }
 
@@ -89,7 +90,9 @@ impl Entry {
         let device = target.device(flavor).replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let device = device.get(..MAX_NAME).unwrap_or(&device);
         let version = identity.version.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
-        let timing = format!("timing-{}-{version}-{device}-sm{major}{minor}.cache", flavor.name());
+        let timing = spec.tensorrt.timing_cache && flavor.measures_kernels();
+        let timing =
+            timing.then(|| format!("timing-{}-{version}-{device}-sm{major}{minor}.cache", flavor.name()));
         Ok(Self { network, options, built_from, key, stem, timing, rewrite })
     }
 
@@ -116,8 +119,9 @@ impl Entry {
 /// # Errors
 /// [`PlanError::Fp16`].
 pub(super) fn rewritten(network: &Network, spec: &ModelSpec) -> Result<Vec<u8>, PlanError> {
-    let _ = &spec.tensorrt.fp32_operators;
-    Err(PlanError::Fp16 { path: network.path.display().to_string(), why: "not merged".into() })
+    let options = Fp16Options { fp32_operators: spec.tensorrt.fp32_operators.clone() };
+    to_fp16(&network.onnx, &network.path, &options)
+        .map_err(|source| PlanError::Fp16 { path: network.path.display().to_string(), source })
 }
 
 fn options(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::builder::{BuilderError, Flavor};
 use crate::model::config::Precision;
+use crate::model::fp16::Fp16Error;
 use crate::model::spec::ModelSpec;
 
 /// The GPU that a plan is for.
@@ -71,12 +72,12 @@ pub enum PlanError {
     #[error("precision = \"{}\" is not built by TensorRT: use fp32, tf32 or fp16", .0.name())]
     Precision(Precision),
     /// The network cannot be rewritten to 16-bit floats.
-    #[error("{path} cannot be rewritten for precision = \"fp16\": {why}")]
+    #[error("{path} cannot be rewritten for precision = \"fp16\": {source}")]
     Fp16 {
         /// The ONNX file.
         path: String,
         /// The reason.
-        why: String,
+        source: Fp16Error,
     },
     /// The GPU is not the one that is here, and this product builds for no other.
     #[error(

@@ -1,7 +1,7 @@
 //! The drift guard: a version's golden cases run on the instance that will serve them, and what comes out is
 //! compared as a client would see it, after softmax and normalisation.
 //!
-//! [`super::instance`] calls it once a version, after the first instance's warm-up; what it finds decides in
+//! `instance` calls it once a version, after the first instance's warm-up; what it finds decides in
 //! [`super::served`] whether the version is ready.
 
 mod compare;

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 
 use rten_onnx::onnx::{
-    AttributeProto, AttributeType, DataType, Dimension, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor, ValueInfoProto,
+    AttributeProto, AttributeType, DataLocation, DataType, Dimension, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, TypeProtoTensor,
+    ValueInfoProto,
 };
 
 /// Element types by their ONNX names.
@@ -32,6 +33,23 @@ impl Graph {
             data_type: Some(DataType::FLOAT),
             raw_data: Some(RefCell::new(data)),
             name: Some(name.into()),
+            ..TensorProto::default()
+        });
+        self
+    }
+
+    /// FP32 weights in another file.
+    pub fn external(mut self, name: &str, dims: &[i64], location: &str) -> Self {
+        let entry = |key: &str, value: &str| StringStringEntryProto {
+            key: Some(key.into()),
+            value: Some(value.into()),
+        };
+        self.0.initializer.push(TensorProto {
+            dims: dims.to_vec(),
+            data_type: Some(DataType::FLOAT),
+            name: Some(name.into()),
+            external_data: vec![entry("location", location), entry("offset", "0")],
+            data_location: Some(DataLocation::EXTERNAL),
             ..TensorProto::default()
         });
         self

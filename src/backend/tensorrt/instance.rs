@@ -12,7 +12,7 @@ use super::model::ImagePath;
 use super::stage::{Staged, StagedRows, stage};
 use crate::backend::{BackendError, Executed, Execution, Instance, OutputBuffer, RowInput};
 use crate::error::{ErrorKind, InferError};
-use crate::gpu::descriptor::{self, ImageDescriptor, PreprocessParameters};
+use crate::gpu::descriptor::{ImageDescriptor, PreprocessParameters};
 use crate::gpu::device::Device;
 use crate::gpu::engine::EngineError;
 use crate::gpu::pipeline::{Batch, DEPTH, Pipeline};
@@ -109,17 +109,9 @@ impl TensorRtInstance {
                     // A deadline covers decoding.
                     wanted(i).and_then(|()| match staged {
                         Staged::Host(place) => Ok(place),
-                        Staged::Device { image, orientation, .. } => {
-                            let described = descriptor::DeviceImage {
-                                address: image.address,
-                                bytes: image.bytes,
-                                pitch: image.pitch_bytes,
-                                width: image.width,
-                                height: image.height,
-                                orientation,
-                            };
+                        Staged::Device { image, .. } => {
                             let row = u32::try_from(places).unwrap_or(u32::MAX);
-                            let descriptor = ImageDescriptor::new(&path.config, &described, row)
+                            let descriptor = ImageDescriptor::new(&path.config, &image.image, row)
                                 .map_err(|e| InferError::new(ErrorKind::Internal, e.to_string()))?;
                             descriptors.push(descriptor);
                             places += 1;

@@ -31,9 +31,9 @@ enum Job<'a> {
     /// Decoded and preprocessed on the CPU.
     Cpu(&'a Bytes),
     /// Decoded to `image`, with the CPU's help.
-    Hybrid { encoded: &'a Bytes, image: ArenaImage, orientation: Orientation },
+    Hybrid { encoded: &'a Bytes, image: ArenaImage },
     /// Decoded to `image` on the JPEG engine, already under way.
-    Hardware { image: ArenaImage, orientation: Orientation },
+    Hardware { image: ArenaImage },
     /// Nothing: there is an outcome.
     None,
 }
@@ -43,7 +43,7 @@ pub(super) enum Staged {
     /// The host has written it to this row of the first input.
     Host(usize),
     /// It is, or will be, decoded in the arena.
-    Device { image: ArenaImage, orientation: Orientation, event: Option<Arc<Event>> },
+    Device { image: ArenaImage, event: Option<Arc<Event>> },
 }
 
 /// A row on its way.
@@ -147,14 +147,14 @@ fn assign(pipeline: &mut Pipeline, path: &ImagePath, list: &mut [Row<'_>]) {
         tracing::debug!(bytes, "too many pixels for the GPU at once: some pictures are decoded on the CPU");
     }
     for (i, by, width, height, orientation) in wanted {
-        let Some(image) = pipeline.take_picture(width, height) else { continue };
+        let Some(image) = pipeline.take_picture(width, height, orientation) else { continue };
         let Job::Cpu(encoded) = list[i].job else { continue };
         list[i].job = match by {
             Decode::Hardware => {
                 list[i].method = Some(Decode::Hardware);
-                Job::Hardware { image, orientation }
+                Job::Hardware { image }
             }
-            Decode::Hybrid | Decode::Cpu => Job::Hybrid { encoded, image, orientation },
+            Decode::Hybrid | Decode::Cpu => Job::Hybrid { encoded, image },
         };
         list[i].encoded = Some(encoded);
     }
@@ -180,8 +180,8 @@ fn hardware(pipeline: &mut Pipeline, list: &mut [Row<'_>]) -> Result<(), Backend
                 let share = start.elapsed() / u32::try_from(places.len()).unwrap_or(1);
                 for i in places {
                     let row = &mut list[i];
-                    if let Job::Hardware { image, orientation } = std::mem::replace(&mut row.job, Job::None) {
-                        row.outcome = Some(Ok(Staged::Device { image, orientation, event: None }));
+                    if let Job::Hardware { image } = std::mem::replace(&mut row.job, Job::None) {
+                        row.outcome = Some(Ok(Staged::Device { image, event: None }));
                         row.decode = Some(share);
                     }
                 }
@@ -192,10 +192,10 @@ fn hardware(pipeline: &mut Pipeline, list: &mut [Row<'_>]) -> Result<(), Backend
                 for i in rejected.into_iter().filter_map(|at| places.get(at)) {
                     let row = &mut list[*i];
                     row.method = None;
-                    if let (Job::Hardware { image, orientation }, Some(encoded)) =
+                    if let (Job::Hardware { image }, Some(encoded)) =
                         (std::mem::replace(&mut row.job, Job::None), row.encoded)
                     {
-                        row.job = Job::Hybrid { encoded, image, orientation };
+                        row.job = Job::Hybrid { encoded, image };
                     }
                 }
             }
@@ -240,7 +240,7 @@ impl<'a> Row<'a> {
                 self.outcome = Some(place(take, |slot| slot.copy_from_slice(data)));
             }
             Job::Cpu(encoded) => self.on_cpu(lane, path, datatype, encoded, take),
-            Job::Hybrid { encoded, image, orientation } => {
+            Job::Hybrid { encoded, image } => {
                 let start = Instant::now();
                 let decoded = match lane.hybrid(gpu) {
                     Ok(hybrid) => hybrid.decode(encoded, &image),
@@ -250,7 +250,7 @@ impl<'a> Row<'a> {
                     Ok(event) => {
                         self.decode = Some(start.elapsed());
                         self.method = Some(Decode::Hybrid);
-                        self.outcome = Some(Ok(Staged::Device { image, orientation, event: Some(event) }));
+                        self.outcome = Some(Ok(Staged::Device { image, event: Some(event) }));
                     }
                     // Not a bad picture until the CPU says so.
                     Err(DecodeError::Rejected { source, .. }) => {

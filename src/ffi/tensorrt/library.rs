@@ -7,6 +7,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use tracing::Level;
+
 use super::result::{Message, check};
 use super::{Flavor, TensorRtError, Version, sys};
 
@@ -51,7 +53,7 @@ impl Library {
             let library = runtime.display().to_string();
             match opened {
                 Ok((library_found, parser_fault)) => {
-                    let mut says = format!("{} {}", flavor.name(), library_found.version);
+                    let mut says = format!("{} {}", flavor.product(), library_found.version);
                     if let Some(fault) = parser_fault {
                         says.push_str(&format!(
                             ", without its ONNX parser, so it cannot build plans: {fault}"
@@ -199,7 +201,7 @@ impl Library {
 
 impl std::fmt::Debug for Library {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} at {}", self.flavor.name(), self.version, self.path.display())
+        write!(f, "{} {} at {}", self.flavor.product(), self.version, self.path.display())
     }
 }
 
@@ -222,15 +224,26 @@ fn loads(library: &Path) -> Result<(), String> {
 /// Warnings that are logged as such. A build can give one for each layer, and the first ones tell.
 const WARNINGS: u32 = 32;
 
-/// TensorRT's log. Its errors are warnings here: they come back as the error of the call too, whose caller knows
-/// how much it matters. What it calls information is for debugging.
+/// The level of a line of TensorRT's log, after so many warnings. Its errors are warnings here: they come back as the
+/// error of the call too, whose caller knows how much it matters. What it calls information is for debugging.
+fn level(severity: i32, warned: u32) -> Level {
+    match severity {
+        ..=2 if warned < WARNINGS => Level::WARN,
+        ..=3 => Level::DEBUG,
+        _ => Level::TRACE,
+    }
+}
+
+/// Receives TensorRT's log, on any thread.
 extern "C" fn log(severity: i32, message: *const c_char) {
     static WARNED: AtomicU32 = AtomicU32::new(0);
     const TARGET: &str = "tensorrt";
-    let wanted = match severity {
-        ..=2 => tracing::enabled!(target: TARGET, tracing::Level::WARN),
-        3 => tracing::enabled!(target: TARGET, tracing::Level::DEBUG),
-        _ => tracing::enabled!(target: TARGET, tracing::Level::TRACE),
+    let warned = WARNED.load(Ordering::Relaxed);
+    let level = level(severity, warned);
+    let wanted = match level {
+        Level::WARN => tracing::enabled!(target: TARGET, Level::WARN),
+        Level::DEBUG => tracing::enabled!(target: TARGET, Level::DEBUG),
+        _ => tracing::enabled!(target: TARGET, Level::TRACE),
     };
     if !wanted {
         return;
@@ -238,13 +251,34 @@ extern "C" fn log(severity: i32, message: *const c_char) {
     // SAFETY: TensorRT passes a NUL-terminated text that lives until this returns.
     let text = unsafe { super::result::string(message) };
     let text = text.trim_end();
-    match severity {
-        ..=2 => match WARNED.fetch_add(1, Ordering::Relaxed) {
-            ..WARNINGS => tracing::warn!(target: TARGET, "{text}"),
-            WARNINGS => tracing::warn!(target: TARGET, "{text} (later warnings are logged at level debug)"),
-            _ => tracing::debug!(target: TARGET, "{text}"),
-        },
-        3 => tracing::debug!(target: TARGET, "{text}"),
+    match level {
+        Level::WARN => {
+            WARNED.fetch_add(1, Ordering::Relaxed);
+            let last = if warned + 1 == WARNINGS { " (later ones are logged at level debug)" } else { "" };
+            tracing::warn!(target: TARGET, "{text}{last}");
+        }
+        Level::DEBUG => tracing::debug!(target: TARGET, "{text}"),
         _ => tracing::trace!(target: TARGET, "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tensorrt_calls_information_is_for_debugging() {
+        for (severity, warned, expected) in [
+            (0, 0, Level::WARN),
+            (1, 0, Level::WARN),
+            (2, 31, Level::WARN),
+            (2, 32, Level::DEBUG),
+            (0, u32::MAX, Level::DEBUG),
+            (3, 0, Level::DEBUG),
+            (4, 0, Level::TRACE),
+            (5, 0, Level::TRACE),
+        ] {
+            assert_eq!(level(severity, warned), expected, "severity {severity} after {warned}");
+        }
     }
 }

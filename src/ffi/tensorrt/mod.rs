@@ -48,6 +48,14 @@ impl Flavor {
         }
     }
 
+    /// The name before a full version.
+    const fn product(self) -> &'static str {
+        match self {
+            Self::TensorRt10 | Self::TensorRt11 => "TensorRT",
+            Self::TensorRtRtx => "TensorRT-RTX",
+        }
+    }
+
     /// Whether the precision of each layer is what the ONNX graph says, with no flag to lower it.
     pub(crate) const fn is_strongly_typed(self) -> bool {
         match self {

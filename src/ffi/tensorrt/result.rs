@@ -50,7 +50,7 @@ pub(crate) enum TensorRtError {
 /// One complaint of the ONNX parser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParserError {
-    /// `nvonnxparser::ErrorCode`.
+    /// `nvonnxparser::ErrorCode`; 0 for what the parser only logs.
     pub(crate) code: i32,
     /// The node's index in the graph; `None` where the error is not one node's.
     pub(crate) node: Option<u32>,
@@ -96,6 +96,8 @@ impl ParserError {
     /// What to do, by `nvonnxparser::ErrorCode`.
     fn advice(&self) -> &'static str {
         match self.code {
+            0 if self.description.contains("open file") => "put the model's external data beside it",
+            0 => "see the errors before it",
             2 => "free memory on this machine",
             3 => "the file is damaged or no ONNX model: export or copy it again",
             4 | 5 => "check the model with onnx.checker and export it again",

@@ -56,7 +56,8 @@ visord_trt_status library_open(const char* library, const char* parser, visord_t
 #if VISORD_TRT_IS_RTX
     // From 1.4 to 1.5 its classes changed within the major.
     if (lib->version.minor < 5) {
-      return refuse(VISORD_TRT_OPEN, error, "it is version " + text_of(lib->version) + ", where 1.5 or later is needed");
+      return refuse(VISORD_TRT_OPEN, error,
+                    "it is version " + text_of(lib->version) + ", where 1.5 or later is needed");
     }
 #endif
     Dl_info info{};
@@ -82,7 +83,8 @@ visord_trt_status library_build(visord_trt_library* lib, const visord_trt_build_
   return guarded("buildSerializedNetwork", error, [&]() -> visord_trt_status {
     if (!library_can_build(lib)) {
       return refuse(VISORD_TRT_UNSUPPORTED, error,
-                    of(lib)->path + " is a runtime only: it has no " + (of(lib)->create_builder ? "ONNX parser" : "builder"));
+                    of(lib)->path + " is a runtime only: it has no " +
+                        (of(lib)->create_builder ? "ONNX parser" : "builder"));
     }
     return Build{*of(lib), *options, *sink, error}.run();
   });
@@ -94,12 +96,12 @@ visord_trt_status library_deserialize(visord_trt_library* lib, const void* plan,
     auto made = std::make_unique<Engine>();
     Capture capture;
     made->runtime.reset(factory_result<IRuntime>(of(lib)->create_runtime(&logger(), of(lib)->runtime_version)));
-    if (!made->runtime) return failed("createInferRuntime", capture.text, error);
+    if (!made->runtime) return failed("createInferRuntime", capture.text(), error);
     made->runtime->setErrorRecorder(&made->recorder);
     made->engine.reset(made->runtime->deserializeCudaEngine(plan, bytes));
     if (!made->engine) {
       std::string text = made->recorder.take();
-      return failed("deserializeCudaEngine", text.empty() ? capture.text : text, error);
+      return failed("deserializeCudaEngine", text.empty() ? capture.text() : text, error);
     }
     made->engine->setErrorRecorder(&made->recorder);
     *out = reinterpret_cast<visord_trt_engine*>(made.release());
@@ -134,7 +136,8 @@ visord_trt_status engine_io(visord_trt_engine* e, int32_t index, visord_trt_io_t
     if (!name) return failed("getIOTensorName", of(e)->recorder, error);
     out->name = name;
     out->is_input = of(e)->engine->getTensorIOMode(name) == TensorIOMode::kINPUT;
-    out->is_host = of(e)->engine->getTensorLocation(name) == TensorLocation::kHOST || of(e)->engine->isShapeInferenceIO(name);
+    out->is_host =
+        of(e)->engine->getTensorLocation(name) == TensorLocation::kHOST || of(e)->engine->isShapeInferenceIO(name);
     out->datatype = datatype_of(of(e)->engine->getTensorDataType(name));
     out->shape = from_dims(of(e)->engine->getTensorShape(name));
     return kOk;
@@ -148,7 +151,8 @@ visord_trt_status engine_profile_shape(visord_trt_engine* e, const char* name, i
                                             OptProfileSelector::kMAX};
     for (int i = 0; i < 3; ++i) {
       out[i] = from_dims(of(e)->engine->getProfileShape(name, profile, selectors[i]));
-      if (out[i].rank < 0) return failed("getProfileShape", of(e)->recorder, error);
+      if (out[i].rank >= 0) continue;
+      return failed("getProfileShape", of(e)->recorder, quoted(name) + ", profile " + std::to_string(profile), error);
     }
     return kOk;
   });
@@ -180,7 +184,7 @@ visord_trt_status context_set_profile(visord_trt_context* c, int32_t profile, vo
                                       visord_trt_text error) noexcept {
   return guarded("setOptimizationProfileAsync", error, [&]() -> visord_trt_status {
     if (of(c)->context->setOptimizationProfileAsync(profile, static_cast<cudaStream_t>(stream))) return kOk;
-    return failed("setOptimizationProfileAsync", of(c)->recorder, error);
+    return failed("setOptimizationProfileAsync", of(c)->recorder, "profile " + std::to_string(profile), error);
   });
 }
 
@@ -189,7 +193,7 @@ visord_trt_status context_set_input_shape(visord_trt_context* c, const char* nam
   return guarded("setInputShape", error, [&]() -> visord_trt_status {
     if (rank < 0 || rank > Dims::MAX_DIMS) return failed("setInputShape", "more than 8 dimensions", error);
     if (of(c)->context->setInputShape(name, to_dims(shape, rank))) return kOk;
-    return failed("setInputShape", of(c)->recorder, error);
+    return failed("setInputShape", of(c)->recorder, quoted(name) + " " + text_of(to_dims(shape, rank)), error);
   });
 }
 
@@ -198,7 +202,7 @@ visord_trt_status context_tensor_shape(const visord_trt_context* c, const char* 
   return guarded("getTensorShape", error, [&]() -> visord_trt_status {
     *out = from_dims(of(c)->context->getTensorShape(name));
     if (out->rank >= 0) return kOk;
-    return failed("getTensorShape", of(c)->recorder, error);
+    return failed("getTensorShape", of(c)->recorder, quoted(name), error);
   });
 }
 
@@ -206,7 +210,7 @@ visord_trt_status context_set_tensor_address(visord_trt_context* c, const char* 
                                              visord_trt_text error) noexcept {
   return guarded("setTensorAddress", error, [&]() -> visord_trt_status {
     if (of(c)->context->setTensorAddress(name, address)) return kOk;
-    return failed("setTensorAddress", of(c)->recorder, error);
+    return failed("setTensorAddress", of(c)->recorder, quoted(name), error);
   });
 }
 

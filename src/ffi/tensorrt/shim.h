@@ -81,7 +81,8 @@ typedef struct {
   void (*plan)(void* user, const void* data, size_t bytes);
   void (*timing_cache)(void* user, const void* data, size_t bytes);
   // `node` is -1 where the error is not one node's; texts may be null.
-  void (*parser_error)(void* user, int32_t code, int32_t node, const char* name, const char* op, const char* description);
+  void (*parser_error)(void* user, int32_t code, int32_t node, const char* name, const char* op,
+                       const char* description);
   // `number` is the count of steps at the start, the step that is done otherwise. 0 stops the build.
   int32_t (*progress)(void* user, int32_t kind, const char* phase, const char* parent, int32_t number);
 } visord_trt_sink;
@@ -140,8 +141,8 @@ typedef struct {
   visord_trt_status (*context_create)(visord_trt_engine*, visord_trt_context** out, visord_trt_text error);
   void (*context_free)(visord_trt_context*);
   visord_trt_status (*context_set_profile)(visord_trt_context*, int32_t profile, void* stream, visord_trt_text error);
-  visord_trt_status (*context_set_input_shape)(visord_trt_context*, const char* name, const int64_t* shape, int32_t rank,
-                                               visord_trt_text error);
+  visord_trt_status (*context_set_input_shape)(visord_trt_context*, const char* name, const int64_t* shape,
+                                               int32_t rank, visord_trt_text error);
   visord_trt_status (*context_tensor_shape)(const visord_trt_context*, const char* name, visord_trt_dims* out,
                                             visord_trt_text error);
   visord_trt_status (*context_set_tensor_address)(visord_trt_context*, const char* name, void* address,

@@ -43,24 +43,30 @@ struct Build {
   visord_trt_status create() {
     Capture capture;
     builder.reset(factory_result<IBuilder>(lib.create_builder(&logger(), lib.runtime_version)));
-    if (!builder) return failed("createInferBuilder", capture.text, error);
+    if (!builder) return failed("createInferBuilder", capture.text(), error);
     builder->setErrorRecorder(&recorder);
     network.reset(builder->createNetworkV2(0));
     if (!network) return failed("createNetworkV2", recorder, error);
     parser.reset(factory_result<nvonnxparser::IParser>(
         lib.create_parser(network.get(), &logger(), lib.parser_version)));
-    if (!parser) return failed("createNvOnnxParser", capture.text, error);
+    if (!parser) return failed("createNvOnnxParser", capture.text(), error);
     config.reset(builder->createBuilderConfig());
     if (!config) return failed("createBuilderConfig", recorder, error);
     return kOk;
   }
 
   visord_trt_status parse() {
+    Capture capture;
     if (!parser->parse(options.onnx, options.onnx_bytes, options.onnx_path)) {
       for (int i = 0; i < parser->getNbErrors(); ++i) {
         auto* e = parser->getError(i);
         sink.parser_error(sink.user, static_cast<int32_t>(e->code()), e->node(), e->nodeName(), e->nodeOperator(),
                           e->desc());
+      }
+      // The parser logs what its errors say, and besides why a file of external data cannot be read.
+      for (const auto& message : capture.messages) {
+        if (message.find("ModelImporter.cpp") != std::string::npos) continue;
+        sink.parser_error(sink.user, 0, -1, nullptr, nullptr, message.c_str());
       }
       return {VISORD_TRT_PARSE, "IParser::parse"};
     }
@@ -83,7 +89,7 @@ struct Build {
     std::string text;
     for (int32_t i = 0; i < network->getNbInputs(); ++i) {
       auto* input = network->getInput(i);
-      text += (i ? ", \"" : "\"") + std::string(input->getName()) + "\" " + text_of(input->getDimensions());
+      text += (i ? ", " : "") + quoted(input->getName()) + " " + text_of(input->getDimensions());
     }
     return text;
   }
@@ -98,14 +104,14 @@ struct Build {
       const auto& given = profile.inputs[i];
       auto* input = input_named(given.name);
       if (!input) {
-        return refuse_profile("the model has no input \"" + std::string(given.name) + "\"; it has " + inputs());
+        return refuse_profile("the model has no input " + quoted(given.name) + "; it has " + inputs());
       }
       Dims shape = input->getDimensions();
       for (const auto* bound : {&given.min, &given.opt, &given.max}) {
         bool fits = bound->rank == shape.nbDims;
         for (int32_t d = 0; fits && d < shape.nbDims; ++d) fits = shape.d[d] < 0 || shape.d[d] == bound->d[d];
         if (fits) continue;
-        return refuse_profile("input \"" + std::string(given.name) + "\" is " + text_of(shape) +
+        return refuse_profile("input " + quoted(given.name) + " is " + text_of(shape) +
                               " in the model, which " + text_of(to_dims(*bound)) + " does not fit");
       }
     }
@@ -115,7 +121,7 @@ struct Build {
       if (std::find(shape.d, shape.d + shape.nbDims, -1) == shape.d + shape.nbDims) continue;
       auto names = [&](const visord_trt_profile_input& p) { return !std::strcmp(p.name, input->getName()); };
       if (std::none_of(profile.inputs, profile.inputs + profile.count, names)) {
-        return refuse_profile("it gives no shapes for input \"" + std::string(input->getName()) + "\", which is " +
+        return refuse_profile("it gives no shapes for input " + quoted(input->getName()) + ", which is " +
                               text_of(shape) + " in the model");
       }
     }
@@ -130,8 +136,7 @@ struct Build {
       varies |= std::find(shape.d, shape.d + shape.nbDims, -1) != shape.d + shape.nbDims;
       if (input->isShapeTensor()) {
         return refuse(VISORD_TRT_UNSUPPORTED, error,
-                      "input \"" + std::string(input->getName()) +
-                          "\" is used as a shape; export the model with it fixed");
+                      "input " + quoted(input->getName()) + " is used as a shape; export the model with it fixed");
       }
     }
     if (varies && options.profile_count == 0) {
@@ -147,11 +152,12 @@ struct Build {
         if (!profile->setDimensions(in.name, OptProfileSelector::kMIN, to_dims(in.min)) ||
             !profile->setDimensions(in.name, OptProfileSelector::kOPT, to_dims(in.opt)) ||
             !profile->setDimensions(in.name, OptProfileSelector::kMAX, to_dims(in.max))) {
-          return failed("IOptimizationProfile::setDimensions", recorder, error);
+          return failed("IOptimizationProfile::setDimensions", recorder, "input " + quoted(in.name), error);
         }
       }
-      if (!profile->isValid()) return failed("IOptimizationProfile::isValid", recorder, error);
-      if (config->addOptimizationProfile(profile) < 0) return failed("addOptimizationProfile", recorder, error);
+      if (!profile->isValid() || config->addOptimizationProfile(profile) < 0) {
+        return failed("addOptimizationProfile", recorder, "profile " + std::to_string(i), error);
+      }
     }
     return kOk;
   }
@@ -204,10 +210,8 @@ struct Build {
     for (int32_t i = 0; i < count; ++i) {
       const int32_t number = options.compute_capabilities[i];
       if (config->setComputeCapability(static_cast<ComputeCapability>(number), i)) continue;
-      return failed("setComputeCapability",
-                    recorder.take() + " (compute capability " + std::to_string(number / 10) + "." +
-                        std::to_string(number % 10) + ")",
-                    error);
+      return failed("setComputeCapability", recorder,
+                    "compute capability " + std::to_string(number / 10) + "." + std::to_string(number % 10), error);
     }
     return kOk;
 #else

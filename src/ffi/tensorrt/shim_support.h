@@ -60,18 +60,6 @@ visord_trt_status guarded(const char* call, visord_trt_text error, F f) noexcept
   return {VISORD_TRT_FAILED, call};
 }
 
-// Errors that TensorRT logs while it has no error recorder yet: those of the factories.
-struct Capture {
-  Capture() noexcept : outer(current) { current = this; }
-  ~Capture() { current = outer; }
-  Capture(const Capture&) = delete;
-  Capture& operator=(const Capture&) = delete;
-  std::string text;
-  Capture* outer;
-  static thread_local Capture* current;
-};
-thread_local Capture* Capture::current = nullptr;
-
 constexpr size_t kMaxText = 8192;
 
 void append(std::string& text, const char* more) {
@@ -83,6 +71,26 @@ void append(std::string& text, const char* more) {
 
 bool is_aftermath(const std::string& text) { return text.find("catchCudaError") != std::string::npos; }
 
+// Errors that TensorRT logs on this thread, while it lives: the factories and the parser report no other way.
+struct Capture {
+  Capture() noexcept : outer(current) { current = this; }
+  ~Capture() { current = outer; }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  std::string text() const {
+    std::string all;
+    for (const auto& message : messages) append(all, message.c_str());
+    return all;
+  }
+
+  static constexpr size_t kMax = 64;
+  std::vector<std::string> messages;
+  Capture* outer;
+  static thread_local Capture* current;
+};
+thread_local Capture* Capture::current = nullptr;
+
 // One for the program: TensorRT keeps the first logger it is given for good, and the library may stay loaded after
 // it was closed.
 struct Logger final : ILogger {
@@ -90,11 +98,18 @@ struct Logger final : ILogger {
 
   void log(Severity severity, AsciiChar const* message) noexcept override {
     if (!message) return;
-    if (auto* call = sink.load(std::memory_order_acquire)) call(static_cast<int32_t>(severity), message);
-    if (severity > Severity::kERROR || !Capture::current) return;
+    // What is captured comes back as an error, and is information only here.
+    const bool captured = severity <= Severity::kERROR && Capture::current;
+    if (captured) capture(*Capture::current, message);
+    auto* call = sink.load(std::memory_order_acquire);
+    if (call) call(static_cast<int32_t>(captured ? Severity::kINFO : severity), message);
+  }
+
+ private:
+  static void capture(Capture& into, const char* message) noexcept {
     try {
-      if (!Capture::current->text.empty() && is_aftermath(message)) return;
-      append(Capture::current->text, message);
+      if (into.messages.size() == Capture::kMax || (!into.messages.empty() && is_aftermath(message))) return;
+      into.messages.emplace_back(message);
     } catch (...) {
     }
   }
@@ -180,6 +195,12 @@ visord_trt_status failed(const char* call, Recorder& recorder, visord_trt_text e
   return failed(call, recorder.take(), error);
 }
 
+// With what the call was about, which TensorRT's texts often leave out.
+visord_trt_status failed(const char* call, Recorder& recorder, const std::string& about, visord_trt_text error) {
+  const std::string text = recorder.take();
+  return failed(call, text.empty() ? "refused: " + about : text + " (" + about + ")", error);
+}
+
 // Without a driver the factories of 10.16 and 11.4 return small numbers, not null.
 template <class T>
 T* factory_result(void* made) {
@@ -206,6 +227,8 @@ std::string text_of(const Dims& dims) {
   for (int32_t i = 0; i < dims.nbDims; ++i) text += (i ? ", " : "") + std::to_string(dims.d[i]);
   return text + "]";
 }
+
+std::string quoted(const char* name) { return "\"" + std::string(name) + "\""; }
 
 std::string text_of(const visord_trt_version& v) {
   return std::to_string(v.major) + "." + std::to_string(v.minor) + "." + std::to_string(v.patch) + "." +

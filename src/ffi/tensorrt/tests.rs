@@ -315,20 +315,20 @@ fn the_monitor_stops_a_build() {
 fn a_cancelled_build_does_not_go_on() {
     let Some(library) = rtx() else { return };
     let (onnx, path, profiles) = arcface();
-    // Every convolution again, 12 times: a build of seconds.
     let network = Network { onnx: &onnx, path: &path };
     let time = |stop: bool| {
         let began = std::time::Instant::now();
-        let result = library.build(&network, &options(profiles.clone()), &mut |p| match p {
-            BuildProgress::Step { phase: "Cloning network graph", .. } if stop => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
+        let result = library.build(&network, &options(profiles.clone()), &mut |progress| {
+            // The network is copied first of all.
+            let first = matches!(progress, BuildProgress::Step { .. });
+            if stop && first { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         (began.elapsed(), result.is_ok())
     };
     let (whole, done) = time(false);
     assert!(done);
-    let (stopped, done) = time(true);
-    assert!(!done);
+    // The best of three: other tests take the processor too.
+    let stopped = (0..3).map(|_| time(true)).inspect(|(_, done)| assert!(!done)).map(|t| t.0).min().unwrap();
     assert!(stopped * 2 < whole, "stopped after {stopped:?} of {whole:?}");
 }
 
@@ -385,7 +385,12 @@ fn models_that_cannot_be_built_are_refused_in_words() {
                 "export the model with others, or use another backend",
             ],
         ),
-        ("a node without its input", &dangling, "Parse", &["node 0 \"Add_y\", operator Add", "nowhere"]),
+        (
+            "a node without its input",
+            &dangling,
+            "Parse",
+            &["node 0 \"Add_y\", operator Add: ", "onnx.checker"],
+        ),
         ("half a file", &arcface[..arcface.len() / 2], "Parse", &["Failed to parse", "the file is damaged"]),
         ("the head of a file", &arcface[..1000], "Parse", &["Failed to parse", "the file is damaged"]),
         ("an empty file", b"", "Interface", &["model.onnx", "no inputs", "the file is empty"]),
@@ -539,8 +544,14 @@ fn external_data_is_found_beside_the_model() {
     let onnx = external();
     let path = folder.path().join("model.onnx");
     let build = || library.build(&Network { onnx: &onnx, path: &path }, &options(batches()), &mut quiet);
-    assert_error("without the file", &build().unwrap_err(), "Parse", &["weights.bin"]);
-    std::fs::write(folder.path().join("weights.bin"), [0_u8; 12]).unwrap();
+    let file = folder.path().join("weights.bin");
+    let words = [
+        "Failed to import initializer: w",
+        file.to_str().unwrap(),
+        "put the model's external data beside it",
+    ];
+    assert_error("without the file", &build().unwrap_err(), "Parse", &words);
+    std::fs::write(&file, [0_u8; 12]).unwrap();
     assert!(build().is_ok(), "{:?}", build().map(|_| ()));
 }
 

@@ -20,6 +20,7 @@
 //! `metadata_props` of nodes, sparse and list-of-graph attributes, `value_info` of sequences, symbolic
 //! annotations and whatever later versions of ONNX add. Here, what is not looked at is written as it was read.
 
+mod batch_norm;
 mod graph;
 mod operators;
 mod precision;
@@ -28,6 +29,7 @@ mod scope;
 mod tensor;
 #[cfg(test)]
 mod tests;
+mod types;
 mod wire;
 
 use std::collections::HashSet;

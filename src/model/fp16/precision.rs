@@ -8,7 +8,7 @@
 //! - A light operator with a constant that FP16 makes zero (`1e-12` against division by zero) stays in FP32, and
 //!   so does a division by what an FP32 operator computed: its small values would become zero.
 //! - Arithmetic on shapes stays in FP32.
-//! - `BatchNormalization` computes in FP16 where its parameters are constant, see [`fold`]. `QuantizeLinear`
+//! - `BatchNormalization` computes in FP16 where its parameters are constant, see [`Affine`]. `QuantizeLinear`
 //!   and `DequantizeLinear` do where their scale loses nothing that matters: they have FP16 forms from opset 19
 //!   on, and the scale must be a normal FP16 number.
 
@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::Fp16Error;
+use super::batch_norm::Affine;
 use super::graph::Node;
 use super::operators::{self, Class, Output, carries_shape};
 use super::scope::{Origin, Precision, Scopes};
@@ -221,13 +222,15 @@ impl<'g, 'a> Analysis<'g, 'a> {
             Class::Light => State::Light,
             Class::Single(_) | Class::Refused => State::Single,
             Class::Free => State::Free,
-            Class::Source if floats_out => State::Source,
-            Class::Source => State::Free,
+            Class::Source if !floats_out => State::Free,
+            // A sparse one stays as it is; FP16 readers get it through a cast.
+            Class::Source if node.op == "Constant" && !self.is_known(node) => State::Single,
+            Class::Source => State::Source,
             Class::Special => match node.op {
                 "Cast" if !floats_out => State::Free,
                 "Cast" if !floats_in => State::Source,
                 "Cast" => State::Light,
-                "BatchNormalization" => half(!single && fold(node, self.scopes, rules)?.is_some()),
+                "BatchNormalization" => half(!single && Affine::of(node, self.scopes, rules)?.is_some()),
                 // The scale's type decides the other one's from opset 23 on, `output_dtype` where it is given.
                 _ => {
                     let floats = if node.op == "QuantizeLinear" { input(0) } else { input(1) };
@@ -243,6 +246,10 @@ impl<'g, 'a> Analysis<'g, 'a> {
                 }
             },
         })
+    }
+
+    fn is_known(&self, constant: &Node<'a>) -> bool {
+        constant.outputs.iter().all(|n| self.scopes.value(n).is_some_and(|v| v.constant.is_some()))
     }
 
     fn has_vanishing_constant(&self, node: &Node<'a>, rules: &Rules<'_>) -> Result<bool, Fp16Error> {
@@ -313,53 +320,4 @@ impl<'g, 'a> Analysis<'g, 'a> {
 
 fn is_weight(origin: Origin) -> bool {
     matches!(origin, Origin::Weight(_))
-}
-
-/// A `BatchNormalization` with its mean and variance worked into its scale and bias, which are returned: each
-/// `[channels]`, FP32, and both inside FP16's range.
-///
-/// `scale · (x - mean) / sqrt(variance + epsilon) + bias` is `a · x + b` with
-/// `a = scale / sqrt(variance + epsilon)` and `b = bias - mean · a`. The rewritten node takes `a`, `b`, a mean of
-/// 0, a variance of 1 and an epsilon of 0. So only `a` and `b` are rounded to FP16; a variance of 1e-9 would
-/// have become 0. TensorRT multiplies the four out in the same way and merges the result into the convolution.
-///
-/// # Errors
-/// [`Fp16Error::Weights`] for parameters that cannot be read. Nothing where they are not constant, or the node
-/// is in training mode, or normalises each pixel on its own (`spatial` = 0 before opset 9).
-pub fn fold(
-    node: &Node<'_>,
-    scopes: &Scopes<'_>,
-    rules: &Rules<'_>,
-) -> Result<Option<(Vec<f32>, Vec<f32>)>, Fp16Error> {
-    let is = |name: &str, value: i64| node.attribute(name).and_then(|a| a.int()) == Some(value);
-    let more_outputs = node.outputs.iter().skip(1).any(|o| !o.is_empty());
-    if more_outputs || node.inputs.len() != 5 || is("training_mode", 1) || is("spatial", 0) || rules.opset < 7
-    {
-        return Ok(None);
-    }
-    let mut parameters = Vec::new();
-    for name in &node.inputs[1..] {
-        let Some(constant) = scopes.value(name).and_then(|v| v.constant.as_ref()) else { return Ok(None) };
-        parameters.push(constant.floats(rules.folder).map_err(|e| Fp16Error::weights(name, e))?);
-    }
-    let channels = parameters[0].len();
-    if parameters.iter().any(|p| p.len() != channels) {
-        return Ok(None);
-    }
-    let epsilon = f64::from(node.attribute("epsilon").and_then(|a| a.float()).unwrap_or(1e-5));
-    let (mut a, mut b) = (Vec::with_capacity(channels), Vec::with_capacity(channels));
-    for c in 0..channels {
-        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|p: usize| f64::from(parameters[p][c]));
-        let factor = scale / (variance + epsilon).sqrt();
-        let offset = bias - mean * factor;
-        let limit = f64::from(half::f16::MAX);
-        if !(factor.abs() <= limit && offset.abs() <= limit) {
-            return Ok(None);
-        }
-        #[expect(clippy::cast_possible_truncation)]
-        a.push(factor as f32);
-        #[expect(clippy::cast_possible_truncation)]
-        b.push(offset as f32);
-    }
-    Ok(Some((a, b)))
 }

@@ -1,10 +1,11 @@
 //! Writes a graph anew after [`precision`](super::precision) has decided.
 
+use super::batch_norm::Affine;
 use super::graph::{Attribute, Graph, Node, attribute_field, graph_field, node_field};
-use super::operators::{self, Class, Output};
-use super::precision::{Decision, Rules, decide, fold, is_folded, wanted};
+use super::precision::{Decision, Rules, decide, is_folded, wanted};
 use super::scope::{Constant, Names, Origin, Precision, Scope, Scopes, Value};
 use super::tensor::{Tensor, array, elem, vector};
+use super::types::define;
 use super::wire::{Field, Message};
 use super::{Fp16Error, Report};
 
@@ -41,7 +42,7 @@ impl<'a> Rewriter<'_> {
     ) -> Result<Vec<u8>, Fp16Error> {
         let graph = Graph::parse(bytes).map_err(|e| Fp16Error::Damaged(e.to_string()))?;
         scopes.0.push(Scope::default());
-        self.define(scopes, &graph, feeds)?;
+        define(scopes, &graph, feeds, self.rules.opset)?;
         for info in &graph.outputs {
             let at = scopes.top().find(info.name).ok_or_else(|| {
                 Fp16Error::Damaged(format!("the output \"{}\" is not made in its graph", info.name))
@@ -66,106 +67,6 @@ impl<'a> Rewriter<'_> {
         }
         let scope = scopes.0.pop().unwrap_or_default();
         self.assemble(&scope, &graph, nodes, weights)
-    }
-
-    fn define(&self, scopes: &mut Scopes<'a>, graph: &Graph<'a>, feeds: &[i32]) -> Result<(), Fp16Error> {
-        let twice = |name: &str| Fp16Error::Damaged(format!("the value \"{name}\" is made twice"));
-        for (i, tensor) in graph.weights.iter().enumerate() {
-            let mut value = Value::new(tensor.name, tensor.elem, Origin::Weight(i));
-            value.constant = value.is_float().then(|| Constant::Tensor(tensor.clone()));
-            scopes.top_mut().define(value).map_err(twice)?;
-        }
-        for (tensor, _) in &graph.sparse {
-            scopes.top_mut().define(Value::new(tensor.name, tensor.elem, Origin::Input)).map_err(twice)?;
-        }
-        for (i, info) in graph.inputs.iter().enumerate() {
-            if scopes.top().find(info.name).is_some() {
-                continue;
-            }
-            let elem = info.elem.or(feeds.get(i).copied()).ok_or_else(|| {
-                Fp16Error::Damaged(format!("the input \"{}\" has no element type", info.name))
-            })?;
-            scopes.top_mut().define(Value::new(info.name, elem, Origin::Input)).map_err(twice)?;
-        }
-        for (i, node) in graph.nodes.iter().enumerate() {
-            if let Some(name) = node.inputs.iter().find(|n| !n.is_empty() && scopes.find(n).is_none()) {
-                return Err(Fp16Error::operator(
-                    node,
-                    format!("reads \"{name}\", which nothing makes before it"),
-                ));
-            }
-            let row = operators::find(node.op).filter(|_| node.domain.is_empty());
-            if row.is_some_and(|row| row.class == Class::Refused) {
-                return Err(Fp16Error::operator(node, "works on sequences, which have no FP16 form".into()));
-            }
-            let constant = if node.is("Constant") { Constant::of(node).transpose() } else { Ok(None) };
-            let constant = constant.map_err(|e| Fp16Error::weights(node.name, e))?;
-            for (o, name) in node.outputs.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
-                let mut value = Value::new(name, self.output_elem(scopes, graph, node, o)?, Origin::Node(i));
-                value.constant.clone_from(&constant);
-                scopes.top_mut().define(value).map_err(twice)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Element type of an output of a node whose inputs are defined.
-    fn output_elem(
-        &self,
-        scopes: &Scopes<'a>,
-        graph: &Graph<'a>,
-        node: &Node<'a>,
-        output: usize,
-    ) -> Result<i32, Fp16Error> {
-        let like = |i: usize| {
-            let name = node.inputs.get(i).filter(|n| !n.is_empty());
-            name.and_then(|n| scopes.value(n))
-                .map(|v| v.elem)
-                .ok_or_else(|| Fp16Error::operator(node, format!("has no input {i}")))
-        };
-        let int =
-            |name: &str| node.attribute(name).and_then(Attribute::int).and_then(|v| i32::try_from(v).ok());
-        let rule = match operators::find(node.op).filter(|_| node.domain.is_empty()) {
-            Some(row) => row.output(output),
-            None => Output::Declared,
-        };
-        Ok(match (node.op, rule) {
-            ("Constant", _) => constant_elem(node),
-            ("ConstantOfShape", _) => match node.attribute("value").and_then(Attribute::tensor) {
-                Some(tensor) => tensor.map_err(|e| Fp16Error::weights(node.name, e))?.elem,
-                None => elem::FLOAT,
-            },
-            ("Dropout", _) if self.rules.opset < 10 => like(0)?,
-            ("DequantizeLinear", _) => match int("output_dtype") {
-                Some(t) if t != 0 => t,
-                _ => like(1)?,
-            },
-            (_, Output::Like(i)) => like(i)?,
-            (_, Output::Float) => elem::FLOAT,
-            (_, Output::Other) => 0,
-            (op, Output::Attribute(name)) => match (int(name), op) {
-                (Some(t), _) => t,
-                (None, "Cast" | "BitCast") => {
-                    return Err(Fp16Error::operator(node, format!("has no attribute \"{name}\"")));
-                }
-                (None, "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli") => like(0)?,
-                (None, _) => elem::FLOAT,
-            },
-            (op, Output::Declared) => {
-                let body = node.attributes.iter().flat_map(Attribute::graphs).next();
-                let elems = body.and_then(|bytes| Graph::output_elems(bytes.ok()?).ok()).unwrap_or_default();
-                let index = if op == "Loop" { output + 1 } else { output };
-                let named = |v: &&super::graph::ValueInfo| v.name == node.outputs[output];
-                let declared = graph.value_info.iter().chain(&graph.outputs).find(named).and_then(|v| v.elem);
-                elems.get(index).copied().flatten().or(declared).ok_or_else(|| {
-                    let name = node.outputs[output];
-                    Fp16Error::operator(
-                        node,
-                        format!("makes \"{name}\" of unknown type; run onnx.shape_inference on the model"),
-                    )
-                })?
-            }
-        })
     }
 
     /// The node anew; nothing where its result is there under another name, or is made later.
@@ -299,10 +200,10 @@ impl<'a> Rewriter<'_> {
         attributes: &mut Vec<Field<'a>>,
         weights: &mut Weights,
     ) -> Result<(), Fp16Error> {
-        let (a, b) = fold(node, scopes, &self.rules)?
+        let Affine { scale, bias } = Affine::of(node, scopes, &self.rules)?
             .ok_or_else(|| Fp16Error::operator(node, "cannot be folded any more".into()))?;
-        let (mean, variance) = (vec![0.0; a.len()], vec![1.0; a.len()]);
-        for (suffix, values) in [("scale", a), ("bias", b), ("mean", mean), ("variance", variance)] {
+        let (mean, variance) = (vec![0.0; scale.len()], vec![1.0; scale.len()]);
+        for (suffix, values) in [("scale", scale), ("bias", bias), ("mean", mean), ("variance", variance)] {
             let name = self.names.unique(node.outputs.first().copied().unwrap_or_default(), suffix);
             let tensor = vector(&name, &values, &mut self.report);
             if self.ir_version < 4 {
@@ -441,23 +342,5 @@ fn set_attribute<'a>(fields: &mut Vec<Field<'a>>, node: &Node<'a>, name: &str, f
     match node.attributes.iter().position(|a| a.name == name) {
         Some(at) => fields[at] = field,
         None => fields.push(field),
-    }
-}
-
-/// Element type of what a `Constant` node makes.
-fn constant_elem(node: &Node<'_>) -> i32 {
-    let tensor = node.attribute("value").and_then(Attribute::tensor).and_then(Result::ok);
-    // Sparse values are looked at for their type alone: the node stays as it is and a cast follows it.
-    let sparse = || {
-        let field = node.attribute("sparse_value")?.message.last(22)?.borrowed().ok()?;
-        let values = Message::parse(field).ok()?;
-        Tensor::parse(values.last(1)?.borrowed().ok()?).ok().map(|t| t.elem)
-    };
-    match tensor.map(|t| t.elem).or_else(sparse) {
-        Some(elem) => elem,
-        None if node.attribute("value_float").is_some() || node.attribute("value_floats").is_some() => {
-            elem::FLOAT
-        }
-        None => 0,
     }
 }

@@ -84,7 +84,6 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// [`WireError::Type`].
-    #[expect(clippy::cast_possible_truncation)]
     pub fn as_i32(&self) -> Result<i32, WireError> {
         Ok(self.as_varint()? as i32)
     }
@@ -266,7 +265,6 @@ impl<'a> Message<'a> {
     }
 }
 
-#[expect(clippy::cast_possible_truncation)]
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
