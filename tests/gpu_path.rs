@@ -599,9 +599,9 @@ fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
     entries.flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] }).collect()
 }
 
-/// A model that is being built is not ready, and SIGTERM does not wait for it.
+/// Gauges of a build that took a second and a half.
 #[test]
-fn a_build_in_progress_is_stopped() {
+fn a_build_tells_its_progress_and_its_time() {
     let repository = repository("max_batch_size = 4\n");
     let folder = tempfile::tempdir().unwrap();
     let plans = folder.path().to_str().unwrap().to_owned();
