@@ -20,15 +20,10 @@ use super::store;
 use crate::model::config::{ModelConfig, Precision};
 use crate::model::onnx::OnnxInfo;
 use crate::model::spec::ModelSpec;
+use crate::onnx_models::{self as onnx, Graph, Kind};
 use crate::problems::Problems;
 use crate::telemetry::metrics::Telemetry;
 use crate::telemetry::plans::PlanMetrics;
-
-#[allow(dead_code, reason = "the integration tests use the rest")]
-#[path = "../../tests/common/onnx.rs"]
-mod onnx;
-
-use onnx::{Graph, Kind};
 
 /// A model repository with the cache in it.
 struct Shop {
@@ -729,7 +724,7 @@ fn shapes(shop: &Shop, toml: &str, onnx: &[u8]) -> Result<Vec<String>, String> {
 
 #[test]
 fn profiles_follow_the_batching_and_the_shapes() {
-    use onnx::Pixels;
+    use crate::onnx_models::Pixels;
     let shop = Shop::new();
     let any = onnx::doubled(&[-1, -1]);
     let range = "[[tensorrt.shape]]\ninput = \"x\"\nmin = [1]\nopt = [16]\nmax = [512]\n";

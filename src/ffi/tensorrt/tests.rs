@@ -1,17 +1,13 @@
 //! Against the real libraries, which need no GPU for this: TensorRT-RTX's builder, and the lean runtimes of
 //! TensorRT 10 and 11. `scripts/tensorrt-rtx` and `scripts/tensorrt-lean` fetch them.
 
-#[path = "../../../tests/common/onnx.rs"]
-#[allow(dead_code, reason = "the integration tests use the rest")]
-mod onnx;
-
 use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use onnx::{Graph, Kind};
+use crate::onnx_models::{self as onnx, Graph, Kind};
 
 use super::*;
 
