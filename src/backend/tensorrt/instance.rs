@@ -264,10 +264,12 @@ impl Instance for TensorRtInstance {
 fn refuse_nan(done: &mut Executed, batched: bool) {
     let rows = if batched { done.ran.max(1) } else { 1 };
     for output in &done.outputs {
-        let is_nan: fn(&[u8]) -> bool = match output.datatype {
-            Datatype::Fp32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_nan(),
-            Datatype::Fp16 => |b| half::f16::from_le_bytes([b[0], b[1]]).is_nan(),
-            _ => continue,
+        let is_nan: fn(&[u8]) -> bool = if output.datatype == Datatype::Fp32 {
+            |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_nan()
+        } else if output.datatype == Datatype::Fp16 {
+            |b| half::f16::from_le_bytes([b[0], b[1]]).is_nan()
+        } else {
+            continue;
         };
         let size = output.datatype.size_bytes().unwrap_or(4);
         let row_bytes = output.data.len() / rows;
