@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use visord::gpu::jpeg::sample_jpegs;
 use visord::image::{Decoder, Limits, Preprocess};
 use visord::model::repository;
 use visord::problems::Problems;
@@ -36,4 +37,16 @@ pub fn values(repository: &Path, images: &Path, count: usize) -> Result<Value, F
     // A level is this far apart in the input.
     let scale = image.preprocess.scale;
     Ok(json!({ "model": model.config.name, "scale": scale, "values": found }))
+}
+
+/// Writes the JPEGs that decoders are timed with.
+pub fn samples(folder: &Path) -> Result<Value, Failure> {
+    std::fs::create_dir_all(folder)?;
+    let mut names = Vec::new();
+    for sample in sample_jpegs()? {
+        let name = format!("{}x{}.jpg", sample.width, sample.height);
+        std::fs::write(folder.join(&name), &sample.encoded)?;
+        names.push(name);
+    }
+    Ok(json!({ "written": names }))
 }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use device::Gpu;
 
+/// Whatever keeps a check or a measurement from being made.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Checks and times the GPU path piece by piece.
@@ -40,6 +41,9 @@ struct Arguments {
     /// For `--expect`.
     #[arg(long, default_value = "engines")]
     model_repository: PathBuf,
+    /// Instead of all else, and without a GPU: write the sample JPEGs, `WIDTHxHEIGHT.jpg`, to this folder.
+    #[arg(long, value_name = "DIR")]
+    write_samples: Option<PathBuf>,
     /// `cargo bench` adds it.
     #[arg(long, hide = true)]
     bench: bool,
@@ -74,10 +78,11 @@ impl Report {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let done = match arguments.expect {
-        Some(count) => expect::values(&arguments.model_repository, &arguments.images, count)
+    let done = match (&arguments.write_samples, arguments.expect) {
+        (Some(folder), _) => expect::samples(folder).map(|v| (v, ExitCode::SUCCESS)),
+        (None, Some(count)) => expect::values(&arguments.model_repository, &arguments.images, count)
             .map(|v| (v, ExitCode::SUCCESS)),
-        None => measure(&arguments),
+        (None, None) => measure(&arguments),
     };
     match done {
         Ok((document, code)) => {
