@@ -92,6 +92,12 @@ pub struct ArenaImage {
 }
 
 impl ArenaImage {
+    /// The memory that the picture lies in, perhaps with others.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<DeviceBuffer> {
+        &self.memory
+    }
+
     /// The place at byte `start` of `memory`, [`picture_bytes`] long.
     pub(super) fn new(
         memory: &Arc<DeviceBuffer>,

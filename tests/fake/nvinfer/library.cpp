@@ -197,6 +197,9 @@ static Driver const* open_driver() {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
     whole = whole && function;
   };
+  auto look = [&](auto& function, char const* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+  };
 #define FIND(name) find(found.name, #name)
   FIND(cuInit);
   FIND(cuDeviceGetCount);
@@ -208,9 +211,11 @@ static Driver const* open_driver() {
   FIND(cuMemAlloc_v2);
   FIND(cuMemFree_v2);
   FIND(cuStreamIsCapturing);
-  FIND(visordFakeCudaEnqueue);
-  FIND(visordFakeCudaTouch);
+  FIND(cuMemcpy2DAsync_v2);
+  FIND(cuMemsetD8Async);
 #undef FIND
+  look(found.visordFakeCudaEnqueue, "visordFakeCudaEnqueue");
+  look(found.visordFakeCudaTouch, "visordFakeCudaTouch");
   int count = 0;
   return whole && found.cuInit(0) == 0 && found.cuDeviceGetCount(&count) == 0 && count > 0 ? &found : nullptr;
 }
@@ -222,6 +227,11 @@ Driver const* driver() {
     only->cuCtxSetCurrent(context);
   }
   return only;
+}
+
+bool on_a_real_driver() {
+  Driver const* d = driver();
+  return d && (!(d->visordFakeCudaEnqueue && d->visordFakeCudaTouch) || setting("STUB", 0));
 }
 
 int current_compute_capability() {

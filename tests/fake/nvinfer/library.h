@@ -3,6 +3,10 @@
 // Whatever the network, the engine computes one fixed function. A row of the input is cut into as many slices as a row
 // of the output has elements; each element is the mean of its slice, in double, rounded to the output's type:
 // element k of K covers the values [k * L / K, max(k * L / K + 1, (k + 1) * L / K)) of L.
+//
+// With VISORD_FAKE_NVINFER_FUNCTION=copy, element k is value k * (L / K) of the row of the first input instead, bit for
+// bit. On a real driver that is the only function, made of the driver's own copies: a stub to check and to time
+// everything around an engine with, on a GPU that no TensorRT at hand accepts (stub.cpp).
 #pragma once
 #include "overrides.h"
 
@@ -60,7 +64,7 @@ int64_t volume(Dims const& shape);
 bool same(Dims const& a, Dims const& b);
 std::string text_of(Dims const& shape);
 
-// The fake driver, reached as the real library reaches the real one.
+// The driver, reached as the real library reaches it.
 struct Driver {
   int (*cuInit)(unsigned);
   int (*cuDeviceGetCount)(int*);
@@ -72,11 +76,30 @@ struct Driver {
   int (*cuMemAlloc_v2)(void**, size_t);
   int (*cuMemFree_v2)(void*);
   int (*cuStreamIsCapturing)(void*, int*);
+  int (*cuMemcpy2DAsync_v2)(void const*, void*);
+  int (*cuMemsetD8Async)(void*, unsigned char, size_t, void*);
+  // The fake driver's own; null on a real one.
   int (*visordFakeCudaEnqueue)(void*, void (*)(void*), void*, void (*)(void*));
   int (*visordFakeCudaTouch)(void const*, size_t);
 };
-/// Null without a fake driver with a device. Makes the first device's context current where none is.
+/// Null without a driver with a device. Makes the first device's context current where none is.
 Driver const* driver();
 int current_compute_capability();
+/// Whether the driver is a real one, on which the engine is a stub. VISORD_FAKE_NVINFER_STUB=1 takes the fake for one.
+bool on_a_real_driver();
+
+// A tensor at the time of an enqueue.
+struct Bound {
+  DataType type;
+  Dims shape;
+  void* address;
+  size_t bytes() const { return static_cast<size_t>(volume(shape)) * bytes_of(type); }
+};
+
+/// Passes over the work memory that a run of the stub makes, so that it takes a GPU's time: VISORD_FAKE_NVINFER_WORK.
+long stub_passes();
+size_t const STUB_WORK_BYTES = 64 << 20;
+/// Enqueues the stub on a real driver's stream. What the driver refused, or "" .
+std::string enqueue_stub(std::vector<Bound> const& inputs, std::vector<Bound> const& outputs, void* work, void* stream);
 
 }  // namespace fake
