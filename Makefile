@@ -54,6 +54,8 @@ check: preflight ## Format, lints, docs, and licences where cargo-deny is instal
 	@cargo fmt --check
 	@echo "==> cargo clippy"
 	@cargo clippy --locked --all-targets -- -D warnings
+	@echo "==> cargo clippy, without the GPU path"
+	@cargo clippy --locked --no-default-features --lib --bins -- -D warnings
 	@echo "==> cargo doc"
 	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then \

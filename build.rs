@@ -118,10 +118,8 @@ mod tensorrt {
     }
 
     fn compile(set: &HeaderSet, stub: &Path, out_dir: &Path) -> Result<(), String> {
-        let HeaderSet { key, folder, version: [major, minor, patch] } = set;
+        let HeaderSet { key, folder, .. } = set;
         println!("cargo::rustc-cfg=tensorrt_headers_{key}");
-        let name = key.to_uppercase();
-        println!("cargo::rustc-env=VISORD_TENSORRT_HEADERS_{name}={major}.{minor}.{patch}");
         let library = format!("visord_trt_{key}");
         println!("cargo::rustc-link-lib=static={library}");
         // This script runs after every commit too, to name it, and a compilation takes seconds.

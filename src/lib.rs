@@ -24,5 +24,11 @@ pub mod plan;
 
 pub mod telemetry;
 
+/// The small models of the integration tests, for unit tests too; once, as clippy wants it.
+#[cfg(all(test, feature = "tensorrt"))]
+#[allow(dead_code, reason = "the integration tests use the rest")]
+#[path = "../tests/common/onnx.rs"]
+mod onnx_models;
+
 /// The commit that this was built from, or `unknown` outside a checkout.
 pub const COMMIT: &str = env!("VISORD_COMMIT");

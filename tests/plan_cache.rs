@@ -259,6 +259,9 @@ fn an_interrupted_build_ends_with_130_and_leaves_nothing() {
     }
 }
 
+/// Name, network, flags, exit status, words.
+type Case<'a> = (&'a str, &'a [u8], &'a [&'a str], i32, &'a [&'a str]);
+
 #[test]
 fn models_that_cannot_be_built_are_named() {
     let Some(rtx) = rtx() else { return };
@@ -274,7 +277,7 @@ fn models_that_cannot_be_built_are_named() {
         .external("w", &[3], "../weights.bin")
         .node("Add", &["x", "w"], "y")
         .model();
-    let table: [(&str, &[u8], &[&str], i32, &[&str]); 7] = [
+    let table: [Case<'_>; 7] = [
         (
             "unknown operator",
             &unknown,

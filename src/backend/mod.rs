@@ -173,6 +173,7 @@ pub trait LoadedModel: Send + Sync {
 
 /// What an instance made of a batch that it was handed.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is moved once a batch, and a box would be an allocation")]
 pub enum Execution {
     /// It has run.
     Done(Executed),

@@ -235,6 +235,7 @@ impl GpuSlot {
                 return Ok(Arc::clone(device));
             }
             restart(device)?;
+            *current = None;
         }
         let device = Device::open(self.info.clone())?;
         *current = Some(Arc::clone(&device));
@@ -260,10 +261,10 @@ fn restart(failed: &Device) -> Result<(), CudaError> {
     // SAFETY: nobody is inside a call, and nobody enters a failed device; what belongs to the context is never
     // freed after this (`Device::free`).
     let reset = unsafe { sys::cuDevicePrimaryCtxReset_v2(failed.handle) }.result();
-    // SAFETY: retained once by `open`; `Drop` leaves a failed device alone.
-    let released = unsafe { result::primary_ctx::release(failed.handle) };
-    if let Err(e) = released {
+    reset.map_err(|e| CudaError::new("cuDevicePrimaryCtxReset", e))?;
+    // SAFETY: retained once by `open`; `Drop` leaves a failed device alone, and its slot forgets it now.
+    if let Err(e) = unsafe { result::primary_ctx::release(failed.handle) } {
         tracing::debug!(error = %CudaError::new("cuDevicePrimaryCtxRelease", e), "after a reset");
     }
-    reset.map_err(|e| CudaError::new("cuDevicePrimaryCtxReset", e))
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! JPEG decoding on the GPU with nvJPEG. [`route`] picks who decodes a picture, from its own header; a
+//! JPEG decoding on the GPU with nvJPEG. [`route()`] picks who decodes a picture, from its own header; a
 //! [`HardwareDecoder`] decodes batches with the GPU's JPEG engine, a [`HybridLane`] single pictures with the CPU's
 //! help. Both write interleaved RGB to device memory that the caller owns, and return before the GPU is done. What
 //! neither takes, the CPU decodes (`image::Decoder`).
@@ -103,7 +103,7 @@ impl Nvjpeg {
         self.hardware.as_ref().map(|_| self.engines).map_err(|error| *error)
     }
 
-    /// What [`route`] may choose from.
+    /// What [`route()`] may choose from.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
         Capabilities { hardware: self.hardware.is_ok(), hybrid: true }

@@ -14,21 +14,16 @@ use serde_json::Value;
 use super::builder::{Builder, BuilderError, Built, Event, Flavor, Identity, Options};
 use super::cache::{Plan, PlanCache, Source};
 use super::key::Entry;
-use super::progress::Progress;
+use super::progress::{self, Progress};
 use super::request::{PlanError, PlanRequest, Target};
 use super::store;
 use crate::model::config::{ModelConfig, Precision};
 use crate::model::onnx::OnnxInfo;
 use crate::model::spec::ModelSpec;
+use crate::onnx_models::{self as onnx, Graph, Kind};
 use crate::problems::Problems;
 use crate::telemetry::metrics::Telemetry;
 use crate::telemetry::plans::PlanMetrics;
-
-#[allow(dead_code, reason = "the integration tests use the rest")]
-#[path = "../../tests/common/onnx.rs"]
-mod onnx;
-
-use onnx::{Graph, Kind};
 
 /// A model repository with the cache in it.
 struct Shop {
@@ -484,6 +479,28 @@ fn a_build_that_fails_or_is_stopped_leaves_nothing() {
 }
 
 #[test]
+fn a_daemons_metrics_follow_a_build() {
+    let builder = TestBuilder::doing(Box::new(|monitor| {
+        let _ = monitor(Event::Start { phase: "build", parent: None, steps: 4 });
+        let _ = monitor(Event::Step { phase: "build", step: 0 });
+        Err(BuilderError::Failed("in the middle".into()))
+    }));
+    let (shop, target) = (Shop::new(), gpu());
+    let spec = shop.spec("m");
+    let gauge = || PlanMetrics::new(&shop.telemetry).build_progress("m", 1);
+    for (builder, ratio, seconds) in [(&builder, "0.25", false), (&TestBuilder::new(), "1", true)] {
+        let mut told = progress::daemon("m", 1, gauge());
+        let plan = shop.cache().obtain(&request("m", &spec, &target), builder, &mut told);
+        assert_eq!(plan.is_ok(), seconds);
+        let text = shop.telemetry.render();
+        let has = |line: &str| text.lines().any(|l| l.starts_with(line));
+        let labels = "{model=\"m\",version=\"1\"}";
+        assert!(has(&format!("visord_engine_build_progress_ratio{labels} {ratio}")), "{text}");
+        assert_eq!(has(&format!("visord_engine_build_duration_seconds{labels} ")), seconds, "{text}");
+    }
+}
+
+#[test]
 fn a_build_ends_at_one() {
     let builder = TestBuilder::doing(Box::new(|monitor| {
         let _ = monitor(Event::Start { phase: "build", parent: None, steps: 4 });
@@ -707,7 +724,7 @@ fn shapes(shop: &Shop, toml: &str, onnx: &[u8]) -> Result<Vec<String>, String> {
 
 #[test]
 fn profiles_follow_the_batching_and_the_shapes() {
-    use onnx::Pixels;
+    use crate::onnx_models::Pixels;
     let shop = Shop::new();
     let any = onnx::doubled(&[-1, -1]);
     let range = "[[tensorrt.shape]]\ninput = \"x\"\nmin = [1]\nopt = [16]\nmax = [512]\n";

@@ -11,12 +11,11 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use super::instance::check;
 use super::postprocess;
 use super::served::shape_key;
-use crate::backend::{Instance, LoadedModel, OutputBuffer, RowInput};
+use crate::backend::{Executed, Instance, LoadedModel, OutputBuffer, RowInput};
+use crate::error::{ErrorKind, InferError};
 use crate::model::config::Precision;
 use crate::model::golden::{CaseInput, Golden};
 use crate::model::spec::ModelSpec;
@@ -107,8 +106,8 @@ pub(super) fn run(
     loaded: &dyn LoadedModel,
     instance: &mut dyn Instance,
 ) -> Result<GoldenReport, Refusal> {
-    let (precision, normalized) = (loaded.precision(), loaded.normalizes());
     let start = Instant::now();
+    let (precision, normalized) = (loaded.precision(), loaded.normalizes());
     let rows: Vec<RowInput> = golden.cases.iter().map(|c| row(&c.input)).collect();
     let rows: Vec<&RowInput> = rows.iter().collect();
     let failed = |why: String| Refusal::Failed(format!("{}: {why}", golden.path.display()));
@@ -119,14 +118,22 @@ pub(super) fn run(
     while at < rows.len() {
         let alike = rows[at..].iter().take_while(|r| shape_key(r) == shape_key(rows[at])).count();
         let count = alike.min(if spec.batched() { max_batch_size } else { 1 });
-        let answers = execute(instance, spec, normalized, &rows[at..at + count]).map_err(|(row, why)| {
-            failed(row.map_or(why.clone(), |r| format!("{}: {why}", golden.case_name(at + r))))
-        })?;
+        let answers = execute(instance, spec, normalized, &rows[at..at + count]).map_err(failed)?;
         for (index, answer) in (at..).zip(answers) {
+            let case = golden.case_name(index);
+            let answer = match answer {
+                // A backend that looks for NaN by itself gives no numbers to compare.
+                Err(e) if e.kind == ErrorKind::NanOutput => None,
+                Err(e) => return Err(failed(format!("{case}: {e}"))),
+                Ok(answer) => Some(answer),
+            };
             let mut bad = false;
             for expected in &golden.cases[index].outputs {
                 let tensor = &spec.outputs[expected.output].tensor;
-                let agreement = compare(tensor.datatype, &answer[expected.output], &expected.data);
+                let agreement = match &answer {
+                    Some(answer) => compare(tensor.datatype, &answer[expected.output], &expected.data),
+                    None => Agreement::NAN,
+                };
                 if let Some((score, reached)) = agreement.beyond(&bound) {
                     bad = true;
                     if offence.as_ref().is_none_or(|(least, _)| score < *least) {
@@ -135,7 +142,7 @@ pub(super) fn run(
                             precision: precision.name(),
                             backend,
                             output: tensor.name.clone(),
-                            case: golden.case_name(index),
+                            case: case.clone(),
                             reached,
                             bound: bound_text.clone(),
                             off: 0,
@@ -189,30 +196,27 @@ fn row(input: &CaseInput) -> RowInput {
 /// Bytes of each output of one row.
 type Answer = Vec<Vec<u8>>;
 
-/// Runs one batch; for each row, its outputs after post-processing.
+/// Runs one batch; for each row, its outputs after post-processing, or why it has none.
 ///
-/// **Errors:** the row that is bad, if it is one, and why.
+/// **Errors:** a sentence; then the whole batch failed.
 fn execute(
     instance: &mut dyn Instance,
     spec: &ModelSpec,
     normalized: bool,
     rows: &[&RowInput],
-) -> Result<Vec<Answer>, (Option<usize>, String)> {
-    let done = instance.run(rows).map_err(|e| (None, e.to_string()))?;
-    let mut places = SmallVec::<[usize; 32]>::new();
-    for (row, place) in done.rows.into_iter().enumerate() {
-        places.push(place.map_err(|e| (Some(row), e.to_string()))?);
-    }
-    let mut outputs: Vec<OutputBuffer> = done.outputs;
-    if let Some(why) = check(&outputs, rows.len(), spec) {
-        return Err((None, why));
+) -> Result<Vec<Result<Answer, InferError>>, String> {
+    let Executed { rows: places, ran, mut outputs, .. } = instance.run(rows).map_err(|e| e.to_string())?;
+    if let Some(why) = check(&outputs, ran, spec) {
+        return Err(why);
     }
     for (output, spec) in outputs.iter_mut().zip(&spec.outputs) {
         postprocess::apply(output, spec, normalized);
     }
     let part = |output: &OutputBuffer, place: usize| {
-        let bytes = if spec.batched() { output.data.len() / rows.len() } else { output.data.len() };
-        output.data[place * bytes..][..bytes].to_vec()
+        let (bytes, at) =
+            if spec.batched() { (output.data.len() / ran.max(1), place) } else { (output.data.len(), 0) };
+        output.data[at * bytes..][..bytes].to_vec()
     };
-    Ok(places.iter().map(|place| outputs.iter().map(|o| part(o, *place)).collect()).collect())
+    let answer = |place: usize| outputs.iter().map(|o| part(o, place)).collect::<Answer>();
+    Ok(places.into_iter().map(|place| place.map(answer)).collect())
 }

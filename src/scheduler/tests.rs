@@ -2,6 +2,7 @@
 //! the queue and again for its answer, so that the order of everything is the test's.
 
 mod harness;
+mod pipelined;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::mpsc::{TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use self::harness::{Harness, Held, InFlight, PATIENCE, TestBackend, Verdict, ints, row};
+use self::pipelined::{InHand, PipelinedBackend};
 use super::batcher::BatchPolicy;
 use super::queue::Queue;
 use super::request::{Row, Shared};
@@ -441,4 +443,99 @@ fn metrics_and_statistics_tell_the_same_story() {
         write!(seen, "{value} ").unwrap();
     }
     assert_eq!(seen, "4 3 3 4 3 3 3 1 1 0 ");
+}
+
+fn next(held: &std::sync::mpsc::Receiver<InHand>) -> InHand {
+    held.recv_timeout(PATIENCE).expect("an instance takes a batch")
+}
+
+#[test]
+fn an_instance_has_a_second_batch_in_hand_and_no_third() {
+    let (backend, held) = PipelinedBackend::new();
+    let s = backend.serve("", 4);
+    let first = s.ask(&[1]);
+    let one = next(&held);
+    let second = s.ask(&[2]);
+    let two = next(&held);
+    let (third, fourth) = (s.ask(&[3]), s.ask(&[4]));
+    assert!(held.recv_timeout(SOON).is_err(), "a third batch was taken");
+    // The order of answers is that of the batches, whichever is done first.
+    two.run();
+    one.run();
+    assert_eq!((first.ints(), second.ints()), (vec![10], vec![20]));
+    let rest = next(&held);
+    assert_eq!(rest.rows, [3, 4], "what waited runs together");
+    rest.run();
+    assert_eq!((third.ints(), fourth.ints()), (vec![30], vec![40]));
+}
+
+#[test]
+fn an_idle_instance_goes_before_one_that_computes() {
+    let (backend, held) = PipelinedBackend::new();
+    let s = backend.serve("[[instance_group]]\ncount = 2\n", 4);
+    let mut asked = Vec::new();
+    let mut taken = Vec::new();
+    for value in 0..4 {
+        asked.push(s.ask(&[value]));
+        taken.push(next(&held));
+    }
+    let ordinals: Vec<usize> = taken.iter().map(|t| t.ordinal).collect();
+    assert_ne!(ordinals[0], ordinals[1], "the second batch went to the instance that computes: {ordinals:?}");
+    assert_ne!(ordinals[2], ordinals[3], "{ordinals:?}");
+    taken.into_iter().for_each(InHand::run);
+    let answers: Vec<_> = asked.into_iter().flat_map(InFlight::ints).collect();
+    assert_eq!(answers, [0, 10, 20, 30]);
+}
+
+#[test]
+fn a_batch_that_does_not_say_that_it_is_done_is_found() {
+    let (backend, held) = PipelinedBackend::new();
+    let s = backend.serve("", 4);
+    let request = s.ask(&[7]);
+    next(&held).run_silently();
+    assert_eq!(request.ints(), [70]);
+}
+
+#[test]
+fn a_lost_device_fails_what_is_in_hand_and_the_instance_is_rebuilt() {
+    let (backend, held) = PipelinedBackend::new();
+    let s = backend.serve("", 4);
+    let (one, first) = (s.ask(&[1]), next(&held));
+    let (two, _second) = (s.ask(&[2]), next(&held));
+    first.lose();
+    one.fails(ErrorKind::Backend, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    two.fails(ErrorKind::Backend, "was lost while it had this batch in hand");
+    let three = s.ask(&[3]);
+    next(&held).run();
+    assert_eq!(three.ints(), [30]);
+    assert_eq!(backend.built.load(Ordering::SeqCst), 2);
+    assert_eq!(s.metric(r#"visord_instance_restarts_total{model="m",version="1"}"#), 1);
+    assert_eq!((s.served.ready(), s.served.lost()), (true, None));
+
+    // A device that does not come back: nothing is admitted, and the server can tell why.
+    backend.broken.store(true, Ordering::SeqCst);
+    let four = s.ask(&[4]);
+    next(&held).lose();
+    four.fails(ErrorKind::Backend, "CUDA_ERROR_ILLEGAL_ADDRESS");
+    let start = Instant::now();
+    while s.served.lost().is_none() {
+        assert!(start.elapsed() < PATIENCE, "the loss is not told");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!s.served.ready());
+    assert!(s.served.lost().is_some_and(|why| why.contains("CUDA_ERROR_ILLEGAL_ADDRESS")));
+}
+
+#[test]
+fn closing_waits_for_every_batch_in_hand() {
+    let (backend, held) = PipelinedBackend::new();
+    let s = backend.serve("", 4);
+    let (one, first) = (s.ask(&[1]), next(&held));
+    let (two, second) = (s.ask(&[2]), next(&held));
+    let served = Arc::clone(&s.served);
+    let stop = std::thread::spawn(move || served.stop());
+    first.run();
+    second.run();
+    assert_eq!((one.ints(), two.ints()), (vec![10], vec![20]));
+    stop.join().unwrap();
 }

@@ -69,13 +69,11 @@ impl PlanMetrics {
     }
 
     /// How long the latest build took, seconds.
-    #[must_use]
     pub fn build_seconds(&self, model: &str, version: u64) -> Gauge {
         self.telemetry.gauge(names::BUILD_SECONDS, labels(model, version))
     }
 
     /// How far the build is, 0 to 1; for [`crate::plan::progress::daemon`].
-    #[must_use]
     pub fn build_progress(&self, model: &str, version: u64) -> Gauge {
         self.telemetry.gauge(names::BUILD_PROGRESS, labels(model, version))
     }

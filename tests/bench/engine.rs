@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use visord::backend::select::Backends;
 use visord::backend::{Backend, InstancePlan, LoadedModel, RowInput};
+use visord::cli::{self, Command};
 use visord::image::Limits;
 use visord::model::config::BackendChoice;
 use visord::model::repository;
 use visord::problems::Problems;
+use visord::telemetry::metrics::Telemetry;
 
 fn main() {
     // `cargo bench` adds --bench.
@@ -27,16 +29,17 @@ fn main() {
     let mut problems = Problems::default();
     let models = repository::read(Path::new("engines"), &mut problems);
     let spec = &models.iter().find(|m| m.config.name == "ArcFace").expect("engines/ArcFace").versions[0].spec;
-    #[allow(clippy::disallowed_methods, reason = "a bench has no command line of the daemon's")]
-    let openvino = std::env::var_os("VISORD_OPENVINO_DIR");
-    let backends = Backends::probe(BackendChoice::Auto, openvino.as_deref().map(Path::new));
+    // For the defaults of `serve`, and its variables.
+    let cli = cli::parse(["visord", "serve"].map(Into::into), &mut problems).expect("the defaults are right");
+    let Command::Serve(flags) = cli.command else { unreachable!("serve was asked for") };
+    let backends = Backends::new(&flags, &Telemetry::new(false));
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("image {image}, {} bytes; {cores} cores; {seconds} s a line", encoded.len());
     println!("| backend | instances x threads | batch | images/s | p50 ms | p99 ms |");
     println!("|---|---|---|---|---|---|");
     for choice in [BackendChoice::OpenVino, BackendChoice::Rten] {
-        let backend = match backends.choose(choice) {
+        let backend = match backends.choose("ArcFace", choice) {
             Ok(chosen) => chosen.backend,
             Err(e) => {
                 println!("| {} | {e} | | | | |", choice.name());

@@ -13,16 +13,29 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The folder with the fake libraries, built on first use. For `LD_LIBRARY_PATH`.
 pub fn libraries() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/build");
-        let output = Command::new(&script)
-            .arg(&dir)
-            .output()
-            .unwrap_or_else(|e| panic!("{}: {e}; it needs python3", script.display()));
-        assert!(output.status.success(), "{}", super::text(&output));
-        dir
-    })
+    BUILT.get_or_init(|| build("fake", &[]))
+}
+
+/// The same with AddressSanitizer and UndefinedBehaviorSanitizer, and what a process without them has to preload.
+pub fn sanitized() -> (&'static Path, String) {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let preload = ["libasan.so", "libubsan.so"].map(|library| {
+        let found = Command::new("c++").arg(format!("-print-file-name={library}")).output().unwrap();
+        super::text(&found).trim().to_owned()
+    });
+    (BUILT.get_or_init(|| build("fake-sanitized", &["--sanitize"])), preload.join(":"))
+}
+
+fn build(folder: &str, flags: &[&str]) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/build");
+    let output = Command::new(&script)
+        .arg(&dir)
+        .args(flags)
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}; it needs python3", script.display()));
+    assert!(output.status.success(), "{}", super::text(&output));
+    dir
 }
 
 /// Where a process on the host device writes its counters.

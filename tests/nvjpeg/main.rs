@@ -22,7 +22,10 @@ use harness::{
 };
 use libloading::Symbol;
 use visord::gpu::descriptor::DeviceImage;
-use visord::gpu::jpeg::{Capabilities, Decode, DecodeError, DecoderChoice, Library, Nvjpeg, sample_jpegs};
+use visord::gpu::jpeg::{
+    Capabilities, Decode, DecodeError, DecoderChoice, HardwareDecoder, HybridLane, Library, Nvjpeg,
+    sample_jpegs,
+};
 
 fn pixels_equal(device: &Device) {
     let nvjpeg = device.nvjpeg();
@@ -247,6 +250,17 @@ fn the_state_is_initialised_when_the_number_changes() {
     };
     assert_eq!(ended.count("calls", "nvjpegDecodeBatchedInitialize"), 4, "{}", ended.counters);
     assert_eq!(ended.counters["batches"], serde_json::json!({"1": 1, "2": 2, "3": 4}));
+}
+
+/// Decoders may move to the thread that decodes, and the handles be shared.
+#[test]
+fn decoders_move_between_threads() {
+    fn sends<T: Send>() {}
+    fn shares<T: Sync>() {}
+    sends::<HybridLane>();
+    sends::<HardwareDecoder>();
+    sends::<Nvjpeg>();
+    shares::<Nvjpeg>();
 }
 
 #[test]

@@ -129,8 +129,13 @@ impl TensorRtInstance {
         let images = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
         let parameters =
             PreprocessParameters::new(&path.config, images, u32::try_from(places).unwrap_or(u32::MAX));
-        let parameters =
-            parameters.map_err(|e| fault(self.pipeline.device(), "preprocess", e.to_string()))?;
+        let parameters = match parameters {
+            Ok(parameters) => parameters,
+            Err(e) => {
+                self.pipeline.cancel(&decoded);
+                return Err(fault(self.pipeline.device(), "preprocess", e.to_string()));
+            }
+        };
         let bytes: &[u8] = bytemuck::cast_slice(&descriptors);
         self.pipeline.host_input()[..bytes.len()].copy_from_slice(bytes);
         done.ran = places;
@@ -259,10 +264,12 @@ impl Instance for TensorRtInstance {
 fn refuse_nan(done: &mut Executed, batched: bool) {
     let rows = if batched { done.ran.max(1) } else { 1 };
     for output in &done.outputs {
-        let is_nan: fn(&[u8]) -> bool = match output.datatype {
-            Datatype::Fp32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_nan(),
-            Datatype::Fp16 => |b| half::f16::from_le_bytes([b[0], b[1]]).is_nan(),
-            _ => continue,
+        let is_nan: fn(&[u8]) -> bool = if output.datatype == Datatype::Fp32 {
+            |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_nan()
+        } else if output.datatype == Datatype::Fp16 {
+            |b| half::f16::from_le_bytes([b[0], b[1]]).is_nan()
+        } else {
+            continue;
         };
         let size = output.datatype.size_bytes().unwrap_or(4);
         let row_bytes = output.data.len() / rows;

@@ -1,6 +1,6 @@
 //! TensorRT on NVIDIA's GPUs: pictures are decoded, preprocessed and inferred without leaving the device.
 //!
-//! [`TensorRt`] is what was found on this machine, [`model`] a model's plan on each of its GPUs, [`instance`] one
+//! [`TensorRt`] is what was found on this machine, `model` a model's plan on each of its GPUs, `instance` one
 //! instance: it decides where each row is decoded, and hands its batches to a [`crate::gpu::pipeline::Pipeline`].
 
 mod decoder;

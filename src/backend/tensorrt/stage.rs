@@ -67,6 +67,15 @@ pub(super) struct StagedRows {
     pub decoded: [u64; 3],
 }
 
+/// A picture that the GPU is to decode, if there is room for it.
+struct Wanted {
+    row: usize,
+    by: Decode,
+    width: u32,
+    height: u32,
+    orientation: Orientation,
+}
+
 /// A decoder's failure that is not the picture's ends the batch.
 type Fatal = Mutex<Option<BackendError>>;
 
@@ -125,7 +134,7 @@ pub(super) fn stage(
 
 /// Decides where each picture is decoded, and takes room for those that the GPU decodes.
 fn assign(pipeline: &mut Pipeline, path: &ImagePath, list: &mut [Row<'_>]) {
-    let mut wanted: SmallVec<[(usize, Decode, u32, u32, Orientation); 32]> = SmallVec::new();
+    let mut wanted: SmallVec<[Wanted; 32]> = SmallVec::new();
     for (i, row) in list.iter_mut().enumerate() {
         let Job::Cpu(encoded) = &row.job else { continue };
         match jpeg_header(encoded, &path.limits) {
@@ -137,16 +146,17 @@ fn assign(pipeline: &mut Pipeline, path: &ImagePath, list: &mut [Row<'_>]) {
             Some(Ok(header)) => match route(&header, &path.capabilities, &path.policy()) {
                 Decode::Cpu => {}
                 by @ (Decode::Hardware | Decode::Hybrid) => {
-                    wanted.push((i, by, header.width, header.height, header.orientation));
+                    let (width, height, orientation) = (header.width, header.height, header.orientation);
+                    wanted.push(Wanted { row: i, by, width, height, orientation });
                 }
             },
         }
     }
-    let bytes = wanted.iter().map(|(_, _, w, h, _)| picture_bytes(*w, *h)).sum();
+    let bytes = wanted.iter().map(|w| picture_bytes(w.width, w.height)).sum();
     if bytes > 0 && !pipeline.reserve_pictures(bytes) {
         tracing::debug!(bytes, "too many pixels for the GPU at once: some pictures are decoded on the CPU");
     }
-    for (i, by, width, height, orientation) in wanted {
+    for Wanted { row: i, by, width, height, orientation } in wanted {
         let Some(image) = pipeline.take_picture(width, height, orientation) else { continue };
         let Job::Cpu(encoded) = list[i].job else { continue };
         list[i].job = match by {

@@ -24,13 +24,6 @@ pub(crate) struct IoTensor {
     pub(crate) shape: Vec<i64>,
 }
 
-impl IoTensor {
-    /// The name as text.
-    pub(crate) fn name(&self) -> &str {
-        self.name.to_str().unwrap_or_default()
-    }
-}
-
 /// A plan on the GPU: weights and kernels, shared by its contexts.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -162,11 +155,6 @@ impl Engine {
         u64::try_from(bytes).unwrap_or(0)
     }
 
-    /// The library that runs it.
-    pub(crate) fn library(&self) -> &Arc<Library> {
-        &self.library
-    }
-
     /// A context, with its activations' memory on the GPU; profile 0 is selected.
     ///
     /// **Errors:** `Call`, among others when the GPU has too little memory.
@@ -233,11 +221,6 @@ unsafe impl Send for ExecutionContext {}
 impl ExecutionContext {
     fn api(&self) -> &'static sys::Api {
         self.engine.library.api()
-    }
-
-    /// The engine that it runs.
-    pub(crate) fn engine(&self) -> &Arc<Engine> {
-        &self.engine
     }
 
     /// Selects an optimisation profile; enqueues on `stream` and returns before it is done. Input shapes are set

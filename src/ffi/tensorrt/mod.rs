@@ -6,8 +6,6 @@
 //! library it finds. Layers: `sys` declares what the shim exports, `result` turns its codes into
 //! [`TensorRtError`], the others own the handles.
 
-#![allow(dead_code, unused_imports, reason = "`plan` and the backend, which use it, are still to come")]
-
 mod builder;
 mod engine;
 mod library;
@@ -17,11 +15,11 @@ mod sys;
 mod tests;
 
 pub(crate) use builder::{
-    BuildOptions, BuildProgress, Built, HardwareCompatibility, Network, Profile, ProfileInput,
+    BuildOptions, BuildProgress, HardwareCompatibility, Network, Profile, ProfileInput,
 };
 pub(crate) use engine::{Engine, ExecutionContext, IoTensor};
 pub(crate) use library::{Finding, Library};
-pub(crate) use result::{ParserError, TensorRtError};
+pub(crate) use result::TensorRtError;
 
 /// Which TensorRT a library is; plans of one do not load in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,14 +54,6 @@ impl Flavor {
         }
     }
 
-    /// Whether the precision of each layer is what the ONNX graph says, with no flag to lower it.
-    pub(crate) const fn is_strongly_typed(self) -> bool {
-        match self {
-            Self::TensorRt10 => false,
-            Self::TensorRt11 | Self::TensorRtRtx => true,
-        }
-    }
-
     /// The runtime library and its ONNX parser, as the loader knows them.
     const fn sonames(self) -> (&'static str, &'static str) {
         match self {
@@ -90,27 +80,6 @@ impl Flavor {
             Self::TensorRtRtx => None,
         }
     }
-}
-
-/// A set of TensorRT's headers that this binary was built with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HeaderSet {
-    /// What it can open.
-    pub(crate) flavor: Flavor,
-    /// The headers' own version, e.g. `11.4.0`.
-    pub(crate) version: &'static str,
-}
-
-/// The header sets that are in, in the order in which their libraries are looked for.
-pub(crate) fn compiled() -> &'static [HeaderSet] {
-    &[
-        #[cfg(tensorrt_headers_10)]
-        HeaderSet { flavor: Flavor::TensorRt10, version: env!("VISORD_TENSORRT_HEADERS_10") },
-        #[cfg(tensorrt_headers_11)]
-        HeaderSet { flavor: Flavor::TensorRt11, version: env!("VISORD_TENSORRT_HEADERS_11") },
-        #[cfg(tensorrt_headers_rtx)]
-        HeaderSet { flavor: Flavor::TensorRtRtx, version: env!("VISORD_TENSORRT_HEADERS_RTX") },
-    ]
 }
 
 /// What a library says of itself.

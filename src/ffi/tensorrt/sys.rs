@@ -1,7 +1,8 @@
 //! Declarations of the C++ shim: the same as `shim.h`, in its order. A test
-//! compares [`LAYOUT`].
+//! compares `LAYOUT`.
 
 use std::ffi::{c_char, c_void};
+#[cfg(test)]
 use std::mem::offset_of;
 
 /// Receives a line of TensorRT's log; severities as in `nvinfer1::ILogger`.
@@ -16,6 +17,7 @@ pub(super) struct Text {
 }
 
 pub(super) const OK: i32 = 0;
+#[allow(dead_code, reason = "the shim's codes, whole")]
 pub(super) const FAILED: i32 = 1;
 pub(super) const NO_DRIVER: i32 = 2;
 pub(super) const OPEN: i32 = 3;
@@ -89,6 +91,7 @@ pub(super) struct BuildOptions {
 
 pub(super) const PHASE_START: i32 = 0;
 pub(super) const PHASE_STEP: i32 = 1;
+#[allow(dead_code, reason = "the shim's codes, whole")]
 pub(super) const PHASE_FINISH: i32 = 2;
 
 #[repr(C)]
@@ -153,7 +156,7 @@ pub(super) struct IoTensor {
 #[repr(C)]
 pub(super) struct Api {
     pub(super) headers: Version,
-    /// [`LAYOUT`], as the C++ compiler has it.
+    /// `LAYOUT`, as the C++ compiler has it.
     pub(super) layout: [usize; 8],
     pub(super) open: unsafe extern "C" fn(
         library: *const c_char,
@@ -211,6 +214,7 @@ pub(super) struct Api {
         unsafe extern "C" fn(*mut Context, address: *mut c_void, bytes: i64, error: Text) -> Status,
 }
 
+#[cfg(test)]
 /// Sizes and offsets that both sides must agree on.
 pub(super) const LAYOUT: [usize; 8] = [
     size_of::<Dims>(),

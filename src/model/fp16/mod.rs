@@ -5,8 +5,8 @@
 //!
 //! - Inputs and outputs keep name, type and shape; a `Cast` stands at each edge.
 //! - Weights, `Constant` nodes and the values between FP16 operators become FP16. Weights beyond ±65504 become
-//!   ±65504 (infinities stay), those below 2^-25 become zero; the log says how many.
-//! - Operators that FP16 is too narrow or too coarse for stay in FP32, see [`operators`] and [`precision`], and
+//!   ±65504 (infinities stay), those of 2^-25 and less become zero; the log says how many.
+//! - Operators that FP16 is too narrow or too coarse for stay in FP32, see `operators` and `precision`, and
 //!   so do those of other domains. Each value is cast once, however many read it; a weight that is read in both
 //!   precisions is there twice.
 //! - The bodies of `If`, `Loop` and `Scan` are rewritten in the same way; what goes in and out of them is FP32.
@@ -15,10 +15,11 @@
 //! - Functions of the model's own, sequences of tensors, and operators whose result has no known type are
 //!   refused by name.
 //!
-//! The protobuf is rewritten field by field ([`wire`]). rten-onnx, which reads models elsewhere in this crate,
-//! declares only what its engine uses: reading and writing with it loses `doc_string`, `functions`,
-//! `metadata_props` of nodes, sparse and list-of-graph attributes, `value_info` of sequences, symbolic
-//! annotations and whatever later versions of ONNX add. Here, what is not looked at is written as it was read.
+//! The protobuf is rewritten field by field (`wire`). rten-onnx, which reads models elsewhere in this crate,
+//! declares only what its engine uses: reading and writing with it loses the names of graphs, `doc_string`,
+//! `functions`, `metadata_props` of nodes, sparse weights, quantisation annotations, attributes that list tensors
+//! or graphs, and whatever later versions of ONNX add, and refuses attributes that are bytes and not text. Here,
+//! what is not looked at is written as it was read.
 
 mod batch_norm;
 mod graph;
@@ -148,7 +149,7 @@ impl From<wire::WireError> for Fp16Error {
 /// Weights that FP16 cannot hold are counted in the log as a warning.
 ///
 /// # Errors
-/// As [`rewrite`].
+/// As [`rewrite()`].
 pub fn to_fp16(model: &[u8], path: &Path, options: &Fp16Options) -> Result<Vec<u8>, Fp16Error> {
     let (out, report) = rewrite(model, path, options)?;
     let model = path.display();
@@ -167,7 +168,7 @@ pub fn to_fp16(model: &[u8], path: &Path, options: &Fp16Options) -> Result<Vec<u
         );
     }
     if report.flushed > 0 {
-        tracing::debug!(%model, weights = report.flushed, "weights below 2^-25 became zero in FP16");
+        tracing::debug!(%model, weights = report.flushed, "weights of 2^-25 and less became zero in FP16");
     }
     Ok(out)
 }

@@ -299,12 +299,14 @@ impl<'g, 'a> Analysis<'g, 'a> {
         let reads = node.inputs.iter().all(|name| {
             let Some(at) = self.scopes.find(name) else { return true };
             let value = self.scopes.at(at);
-            if !value.is_float() || value.constant.is_some() {
+            if !value.is_float() {
                 return true;
             }
             match value.origin {
                 Origin::Input | Origin::Weight(_) => true,
-                Origin::Node(_) if at.0 < top => value.native == Precision::Single,
+                Origin::Node(_) if at.0 < top => {
+                    value.native == Precision::Single || value.constant.is_some()
+                }
                 Origin::Node(j) => self.states[j] != State::Half,
             }
         });

@@ -217,7 +217,7 @@ pub fn array(name: &str, dim: Option<usize>, values: &[f32], report: &mut Report
 }
 
 /// Rounds to the nearest FP16 number, little-endian. Finite values beyond ±65504 become ±65504, and non-zero
-/// ones below 2^-25 become zero; both are counted. Subnormals stay: NVIDIA's GPUs compute with them.
+/// ones of 2^-25 and less become zero; both are counted. Subnormals stay: NVIDIA's GPUs compute with them.
 fn to_halves(values: &[f32], report: &mut Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(values.len() * 2);
     for &value in values {

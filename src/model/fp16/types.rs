@@ -49,7 +49,14 @@ pub fn define<'a>(
         if row.is_some_and(|row| row.class == Class::Refused) {
             return Err(Fp16Error::operator(node, "works on sequences, which have no FP16 form".into()));
         }
-        let constant = if node.is("Constant") { Constant::of(node).transpose() } else { Ok(None) };
+        // PyTorch writes equal weights once, and an Identity for each further use.
+        let constant = match (node.op, node.inputs.first()) {
+            ("Constant", _) if node.domain.is_empty() => Constant::of(node).transpose(),
+            ("Identity", Some(input)) if node.domain.is_empty() => {
+                Ok(scopes.value(input).and_then(|v| v.constant.clone()))
+            }
+            _ => Ok(None),
+        };
         let constant = constant.map_err(|e| Fp16Error::weights(node.name, e))?;
         for (o, name) in node.outputs.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
             let mut value = Value::new(name, output_elem(scopes, graph, node, o, opset)?, Origin::Node(i));

@@ -80,6 +80,15 @@ fn each<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64
 }
 
 impl Agreement {
+    /// Of an output that was found to hold NaN before it came here.
+    pub const NAN: Self = Self {
+        cosine: Some(f64::NAN),
+        stretch: f64::NAN,
+        difference: f64::INFINITY,
+        unequal: 0,
+        values: (0, 0),
+    };
+
     /// Whether this is beyond `bound`: a score, lower for worse, and the end of a sentence that says how far.
     ///
     /// With a cosine `c`, an error may be `sqrt(2 (1 - c))` of the row's length sideways; so much it may be

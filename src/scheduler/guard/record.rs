@@ -40,8 +40,8 @@ pub fn record(
     let mut cases = Vec::new();
     for (name, input) in inputs(&spec, images)? {
         let answers = execute(instance.as_mut(), &spec, loaded.normalizes(), &[&row(&input)]);
-        let mut answers = answers.map_err(|(_, why)| format!("{name}: {why}"))?;
-        let outputs = answers.swap_remove(0).into_iter().enumerate();
+        let answer = answers.and_then(|mut rows| rows.swap_remove(0).map_err(|e| e.to_string()));
+        let outputs = answer.map_err(|why| format!("{name}: {why}"))?.into_iter().enumerate();
         let outputs = outputs.map(|(output, data)| Expected { output, data }).collect();
         cases.push(Case { name, input, outputs });
     }

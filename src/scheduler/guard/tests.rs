@@ -19,7 +19,7 @@ use crate::telemetry::metrics::Telemetry;
 use crate::tensor::{Datatype, Tensor, TensorSpec};
 
 /// Answers `y = x` with the second of its two values off by `error(precision)`; a row that starts at -1 is bad,
-/// one that starts at -2 panics.
+/// one that starts at -2 panics, and in one that starts at -3 NaN is found, as by a backend that looks for it.
 #[derive(Clone)]
 struct Drifting {
     error: fn(Precision) -> f32,
@@ -98,17 +98,20 @@ impl Instance for Drifting {
         let mut data = Vec::new();
         for row in &rows {
             assert!(row[0] != -2.0, "a row of -2");
+            let y = row[1] + (self.error)(self.precision);
             done.rows.push(if row[0] == -1.0 {
                 Err(InferError::new(ErrorKind::NotAnImage, "bad row"))
+            } else if row[0] == -3.0 && y.is_nan() {
+                Err(InferError::new(ErrorKind::NanOutput, "not a number"))
             } else {
-                data.extend([row[0], row[1] + (self.error)(self.precision)]);
+                data.extend([row[0], y]);
                 Ok(data.len() / 2 - 1)
             });
         }
         let bytes = data.iter().flat_map(|v| v.to_le_bytes()).collect();
         let shape = vec![data.len() / 2, 2];
-        done.ran = data.len() / 2;
         done.outputs = vec![OutputBuffer { datatype: Datatype::Fp32, shape, data: bytes }];
+        done.ran = data.len() / 2;
         Ok(Execution::Done(done))
     }
 }
@@ -274,6 +277,14 @@ fn a_reduced_precision_falls_back_where_the_model_allows_it() {
         Loaded::new(&backend, "", precision, Normalize::None, cases()).refused(&[precision.name()]);
     }
     assert_eq!(backend.loads.swap(0, Ordering::SeqCst), 3 * 3);
+    // NaN that the backend itself refuses is drift too.
+    let overflow = Drifting::new(|p| if p == Precision::Fp32 { 0.0 } else { f32::NAN });
+    let cases_of_nan = || golden(&[[-3.0, 1.0], [1.0, 1.0]], None, Normalize::None);
+    let nan = "output \"y\" of case 1 holds NaN or infinity";
+    Loaded::new(&overflow, "", Precision::Fp16, Normalize::None, cases_of_nan())
+        .refused(&[nan, "2 of 2 case(s)"]);
+    let loaded = Loaded::new(&overflow, FALLBACK, Precision::Fp16, Normalize::None, cases_of_nan());
+    assert!(loaded.served.is_ok_and(|s| s.drift.as_ref().is_some_and(|d| d.to_string().contains(nan))));
     // What FP32 gets wrong has nothing to fall back on.
     let wrong = Drifting::new(|_| 1.0);
     for (precision, loads) in [(Precision::Fp32, 1), (Precision::Fp16, 2)] {

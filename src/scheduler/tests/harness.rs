@@ -153,10 +153,23 @@ pub fn ints(tensor: &Tensor) -> Vec<i32> {
 
 /// A served model on the test backend.
 pub struct Harness {
-    pub served: Arc<ServedModel>,
-    pub telemetry: Telemetry,
+    server: Server,
     pub backend: TestBackend,
     pub held: Receiver<Held>,
+}
+
+impl std::ops::Deref for Harness {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+/// A served model, and what asks it.
+pub struct Server {
+    pub served: Arc<ServedModel>,
+    pub telemetry: Telemetry,
     runtime: Arc<tokio::runtime::Runtime>,
 }
 
@@ -201,6 +214,37 @@ impl Harness {
     }
 
     pub fn with(toml: &str, max_batch_size: usize, shape: &[i64]) -> Self {
+        let (sender, held) = sync_channel(1024);
+        let backend = TestBackend { held: sender, broken: Arc::default(), built: Arc::default() };
+        Self { server: Server::on(&backend, toml, max_batch_size, shape), backend, held }
+    }
+
+    /// The next batch that an instance has taken.
+    pub fn take(&self) -> Held {
+        self.held.recv_timeout(PATIENCE).expect("an instance takes a batch")
+    }
+
+    /// Expects these batches one after another and runs each.
+    #[track_caller]
+    pub fn runs(&self, batches: &[&[i32]]) {
+        for want in batches {
+            let held = self.take();
+            assert_eq!(held.rows, *want);
+            held.run();
+        }
+    }
+
+    /// Keeps the instance busy: what is asked from now on waits until the batch is let go.
+    pub fn busy(&self) -> (InFlight, Held) {
+        let request = self.ask(&[0]);
+        let held = self.take();
+        assert_eq!((held.rows.as_slice(), self.served.pending()), (&[0][..], 0));
+        (request, held)
+    }
+}
+
+impl Server {
+    pub fn on(backend: &dyn Backend, toml: &str, max_batch_size: usize, shape: &[i64]) -> Self {
         let mut text = toml.to_owned();
         if !toml.contains("[model_warmup]") {
             text.push_str("\n[model_warmup]\ncount = 0\n");
@@ -227,14 +271,12 @@ impl Harness {
             preferred_batch_size: Vec::new(),
             tensorrt: TensorRtConfig::default(),
         };
-        let (sender, held) = sync_channel(1024);
-        let backend = TestBackend { held: sender, broken: Arc::default(), built: Arc::default() };
         let telemetry = Telemetry::new(false);
         let limits = Limits { max_image_pixels: 1 };
         let version = RepositoryVersion { version: 1, spec, golden: None };
-        let served = ServedModel::load(&Arc::new(config), &version, &backend, limits, &telemetry).unwrap();
+        let served = ServedModel::load(&Arc::new(config), &version, backend, limits, &telemetry).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        Self { served: Arc::new(served), telemetry, backend, held, runtime: Arc::new(runtime) }
+        Self { served: Arc::new(served), telemetry, runtime: Arc::new(runtime) }
     }
 
     /// Queues a request of rows of one value each.
@@ -259,29 +301,6 @@ impl Harness {
             Poll::Pending => None,
         };
         InFlight { future, done, runtime: Arc::clone(&self.runtime) }
-    }
-
-    /// The next batch that an instance has taken.
-    pub fn take(&self) -> Held {
-        self.held.recv_timeout(PATIENCE).expect("an instance takes a batch")
-    }
-
-    /// Expects these batches one after another and runs each.
-    #[track_caller]
-    pub fn runs(&self, batches: &[&[i32]]) {
-        for want in batches {
-            let held = self.take();
-            assert_eq!(held.rows, *want);
-            held.run();
-        }
-    }
-
-    /// Keeps the instance busy: what is asked from now on waits until the batch is let go.
-    pub fn busy(&self) -> (InFlight, Held) {
-        let request = self.ask(&[0]);
-        let held = self.take();
-        assert_eq!((held.rows.as_slice(), self.served.pending()), (&[0][..], 0));
-        (request, held)
     }
 
     /// The value of a metric's line.

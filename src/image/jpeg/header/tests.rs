@@ -196,6 +196,47 @@ fn one_broken_marker_is_a_defect() {
     assert_eq!(header(&edit(&baseline, b"\xff\xdb", b"\xff\xff\xff\xdb")).defect, None);
 }
 
+/// Every byte of the markers replaced in turn, and every length: a header never panics, and of a file that it calls
+/// whole and sound the CPU decoder may find the entropy-coded data corrupt, and nothing else.
+#[test]
+fn a_sound_header_is_sound_to_the_cpu_decoder() {
+    let limits = Limits { max_image_pixels: 1_000_000 };
+    let mut decoder = Decoder::new();
+    let (mut sound, mut rest) = (0, 0);
+    for file in
+        ["jpeg_420.jpg", "jpeg_420_progressive.jpg", "jpeg_restart.jpg", "jpeg_exif_6.jpg", "jpeg_cmyk.jpg"]
+    {
+        let whole = golden(&format!("images/{file}"));
+        let mut check = |encoded: &[u8], what: &str| {
+            let Some(Ok(header)) = jpeg_header(encoded, &limits) else { return };
+            if !header.complete || header.defect.is_some() || header.precision_bits != 8 {
+                rest += 1;
+                return;
+            }
+            sound += 1;
+            match decoder.decode(encoded, &limits) {
+                Ok(view) => {
+                    let size = (view.width(), view.height(), view.orientation());
+                    assert_eq!(size, (header.width, header.height, header.orientation), "{file} {what}");
+                }
+                Err(error) => assert_eq!(error.kind, ErrorKind::CorruptImage, "{file} {what}: {error}"),
+            }
+        };
+        let markers = memchr::memmem::find(&whole, b"\xff\xda").unwrap() + 14;
+        for at in 0..markers {
+            for value in [0, 0xff, whole[at] ^ 1, whole[at] ^ 0x10] {
+                let mut changed = whole.clone();
+                changed[at] = value;
+                check(&changed, &format!("{value:#x} at {at}"));
+            }
+        }
+        for length in (0..whole.len()).step_by(7) {
+            check(&whole[..length], &format!("cut at {length}"));
+        }
+    }
+    assert!(sound > 1000 && rest > 1000, "{sound} sound, {rest} not");
+}
+
 #[test]
 fn what_the_components_mean() {
     let frame = |ids: &[u8]| {

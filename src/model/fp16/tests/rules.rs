@@ -234,6 +234,18 @@ fn each_rule_gives_the_graph_that_it_says() {
             "x_fp16 = Cast16(x); y = BatchNormalization(x s b m v); z = Relu(x_fp16); s: 1; b: 1; m: 1; v: 1",
         ),
         (
+            "its parameters may come through an Identity",
+            17,
+            x_to_y().weights("s", &[1.0]).node("Identity", "s", "v").node(
+                "BatchNormalization",
+                "x s s s v",
+                "y",
+            ),
+            "x_fp16 = Cast16(x); v = Identity(s); \
+             y_fp16 = BatchNormalization(x_fp16 y_scale y_bias y_mean y_variance); y = Cast32(y_fp16); s: 10; \
+             y_scale: 10; y_bias: 10; y_mean: 10; y_variance: 10",
+        ),
+        (
             "bodies are rewritten and read what is around them",
             17,
             with_if(),
