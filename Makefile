@@ -124,3 +124,13 @@ golden: ## Writes tests/golden again with OpenCV and ONNX Runtime, and shows wha
 .PHONY: bench
 bench: build ## Load runs with wrk, beside other servers (ARGS="--peer NAME=URL=BODY")
 	@$(openvino); scripts/bench-peers --visord "$(TARGET)/release/visord" $(ARGS)
+
+PROFILE ?= release
+
+.PHONY: gpu-bundle
+gpu-bundle: preflight ## Packs daemon, bench and fixtures for a GPU host (PROFILE=dev: quickly)
+	@scripts/gpu-bundle --profile "$(PROFILE)" "$(TARGET)/gpu-bundle"
+
+.PHONY: gpu-bundle-rtx
+gpu-bundle-rtx: ## Packs TensorRT-RTX's libraries for the same host (57 MiB, some minutes)
+	@scripts/gpu-bundle --tensorrt-rtx "$(TARGET)/gpu-bundle-rtx"

@@ -4,9 +4,9 @@
 // of the output has elements; each element is the mean of its slice, in double, rounded to the output's type:
 // element k of K covers the values [k * L / K, max(k * L / K + 1, (k + 1) * L / K)) of L.
 //
-// With VISORD_FAKE_NVINFER_FUNCTION=copy, element k is value k * (L / K) of the row of the first input instead, bit for
-// bit. On a real driver that is the only function, made of the driver's own copies: a stub to check and to time
-// everything around an engine with, on a GPU that no TensorRT at hand accepts (stub.cpp).
+// With VISORD_FAKE_NVINFER_FUNCTION=copy, element k is value k * (L / K) of the row of the first input instead. On a
+// real driver that is the only function, made of the driver's own copies: a stub to check and to time everything
+// around an engine with, on a GPU that no TensorRT at hand accepts (stub.cpp).
 #pragma once
 #include "overrides.h"
 
