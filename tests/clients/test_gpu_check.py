@@ -21,7 +21,7 @@ SECONDS = 240
 TOOLS = {
     "nvidia-smi": "echo 'Fake H100, 580.1, P0, 345, 2619, 1980, 2619, 81559 MiB, 70.1 W, 700.00 W, 31, Enabled, Disabled, 9.0'",
     "compute-sanitizer": """
-while [ "${1#--}" != "$1" ]; do shift 1; case $1 in memcheck|all|9) shift;; esac; done
+while [ "${1#--}" != "$1" ]; do shift 1; case $1 in memcheck|no|all|9) shift;; esac; done
 "$@"; status=$?
 echo "========= ERROR SUMMARY: ${SANITIZER_ERRORS:-0} errors"
 [ -z "$SANITIZER_ERRORS" ] || status=9
