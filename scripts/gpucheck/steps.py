@@ -109,7 +109,7 @@ class Check:
                 status = daemon.stop()
                 if status:
                     wrong.append("{}: exit status {} after SIGTERM".format(decoder, status))
-                figures[decoder]["log"] = [l for l in daemon.log.splitlines() if 'decoder = "auto"' in l or "engine can" in l]
+                figures[decoder]["log"] = [l for l in daemon.log.splitlines() if any(w in l for w in ('decoder = "auto"', "JPEG engine", " found "))]
         if wrong:
             raise Failed("; ".join(wrong[:5]), figures)
         worst = max(f["worst_mean_levels"] for f in figures.values())
