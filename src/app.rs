@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -83,6 +84,8 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     upkeep: JoinHandle<()>,
+    /// Tells a load that is under way to give up.
+    stopping: Arc<AtomicBool>,
     loading: JoinHandle<Result<(), AppError>>,
 }
 
@@ -114,11 +117,12 @@ impl App {
                 telemetry.upkeep();
             }
         });
+        let stopping = Arc::new(AtomicBool::new(false));
         let loading = {
-            let (state, config) = (Arc::clone(&state), config.clone());
-            tokio::task::spawn_blocking(move || load(&state, &config))
+            let (state, config, stopping) = (Arc::clone(&state), config.clone(), Arc::clone(&stopping));
+            tokio::task::spawn_blocking(move || load(&state, &config, &stopping))
         };
-        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, loading })
+        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, stopping, loading })
     }
 
     /// Waits until every model serves.
@@ -148,10 +152,11 @@ impl App {
     /// The way down: readiness off; after the configured delay no more connections and no further request on the
     /// open ones; requests in flight, also those whose bodies still arrive, answered within the configured time;
     /// the rest failed, threads joined.
-    pub async fn shut_down(self) {
+    pub async fn shut_down(mut self) {
         let start = Instant::now();
         tracing::info!(delay_seconds = self.config.exit_delay.as_secs(), "shutting down: readiness is off");
         self.state.start_draining();
+        self.stopping.store(true, Ordering::Relaxed);
         tokio::time::sleep(self.config.exit_delay).await;
         for served in self.state.registry.served() {
             served.drain();
@@ -168,6 +173,11 @@ impl App {
             }
         }
         self.upkeep.abort();
+        // A plan that is being built is given up at TensorRT's next step, and leaves no file behind.
+        if !self.loading.is_finished() && tokio::time::timeout_at(deadline, &mut self.loading).await.is_err()
+        {
+            tracing::warn!("a model was still loading at --exit-timeout-secs; it is left behind");
+        }
         let served = self.state.registry.served();
         let stopped = tokio::task::spawn_blocking(move || served.iter().for_each(|s| s.stop()));
         // Batches in hand get a moment even where the time is up; one that hangs must not hang the exit.
@@ -187,9 +197,9 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener,
 }
 
 /// Loads every version of every model; blocking.
-fn load(state: &ServerState, config: &Config) -> Result<(), AppError> {
+fn load(state: &ServerState, config: &Config, stopping: &Arc<AtomicBool>) -> Result<(), AppError> {
     let start = Instant::now();
-    let backends = Backends::new(&config.args, &state.telemetry);
+    let backends = Backends::new(&config.args, &state.telemetry, stopping);
     let mut warned = false;
     for model in &config.models {
         load_model(state, config, model, &backends, &mut warned)?;

@@ -64,7 +64,7 @@ fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
 }
 
 fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
-    let backends = Backends::new(&config.args, &Telemetry::new(false));
+    let backends = Backends::new(&config.args, &Telemetry::new(false), &std::sync::Arc::default());
     println!("http     {}", config.http);
     println!("metrics  {}", config.metrics);
     let mut notes = BTreeSet::new();

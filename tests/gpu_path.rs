@@ -613,3 +613,19 @@ fn a_build_tells_its_progress_and_its_time() {
     assert!((1.5..20.0).contains(&seconds), "{seconds}");
     assert_eq!(decodes(&daemon, "m"), [0.0; 3]);
 }
+
+/// SIGTERM while a plan is built: the daemon gives it up and leaves no file behind.
+#[test]
+fn a_build_is_given_up_when_the_daemon_stops() {
+    let repository = repository("max_batch_size = 4\n");
+    let folder = tempfile::tempdir().unwrap();
+    let plans = folder.path().to_str().unwrap().to_owned();
+    let env = [("VISORD_FAKE_NVINFER_BUILD_MILLISECONDS", "30000")];
+    let mut daemon = Daemon::spawn(repository.path(), &["--plan-cache", &plans], &env);
+    daemon.wait("it builds", |d| d.log().contains("building a plan"));
+    let start = std::time::Instant::now();
+    assert!(daemon.stop().success(), "{}", daemon.log());
+    assert!(start.elapsed().as_secs() < 20, "it waited for the build");
+    let left: Vec<_> = walk(folder.path());
+    assert!(left.is_empty(), "{left:?}\n{}", daemon.log());
+}

@@ -3,6 +3,7 @@
 #[cfg(not(feature = "tensorrt"))]
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use super::openvino::OpenVino;
@@ -67,9 +68,12 @@ impl Chosen {
 }
 
 impl Backends {
-    /// Remembers where to look. A model's own `backend` goes before the `--backend` flag.
+    /// Remembers where to look. A model's own `backend` goes before the `--backend` flag. Once `stop` is set, a plan
+    /// that is being built is given up.
     #[must_use]
-    pub fn new(args: &ServeArgs, telemetry: &Telemetry) -> Self {
+    pub fn new(args: &ServeArgs, telemetry: &Telemetry, stop: &Arc<AtomicBool>) -> Self {
+        #[cfg(not(feature = "tensorrt"))]
+        let _ = stop;
         Self {
             gpu: OnceLock::new(),
             openvino: OnceLock::new(),
@@ -82,6 +86,7 @@ impl Backends {
                 dir: args.plans.tensorrt_dir.clone(),
                 plan_cache: args.plans.cache_dir(&args.model_repository),
                 plan_cache_bytes: args.plans.plan_cache_bytes,
+                stop: Arc::clone(stop),
             },
             telemetry: telemetry.clone(),
         }
@@ -190,7 +195,7 @@ mod tests {
         let arguments: Vec<_> = arguments.map(std::ffi::OsString::from).collect();
         let cli = parse(arguments, &mut Problems::default()).unwrap();
         let Command::Serve(args) = cli.command else { panic!("serve") };
-        Backends::new(&args, &Telemetry::new(false))
+        Backends::new(&args, &Telemetry::new(false), &Arc::default())
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! batch waits for the device. The pipeline owns all memory that the device touches, and waits for its streams
 //! before any of it goes.
 
+mod compute;
+mod config;
+
 use std::collections::VecDeque;
-use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,66 +17,20 @@ use smallvec::SmallVec;
 
 use super::descriptor::{DeviceImage, ImageDescriptor, PreprocessParameters};
 use super::device::{Device, OnDevice};
-use super::engine::{EngineContext, EngineError, LoadedEngine};
+use super::engine::{EngineError, LoadedEngine};
 use super::error::CudaError;
-use super::graph::Graph;
 use super::jpeg::{DecodeError, Nvjpeg};
 use super::kernel::Kernels;
-use super::memory::DeviceBuffer;
-use super::slot::{ArenaImage, Layout, Slot, SlotSizes};
+use super::slot::{ArenaImage, Layout, Slot};
 use super::stream::{Event, Stream};
 use crate::image::Orientation;
-use crate::tensor::Datatype;
+use compute::{Compute, Outputs};
+pub use config::{PipelineConfig, PipelineTensor};
 
 /// Batches in flight: one computes, one is on its way to the device.
 pub const DEPTH: usize = 2;
-/// Runs of a batch size before its work is captured into a graph: rare sizes are not worth the memory.
-const RUNS_BEFORE_CAPTURE: u32 = 3;
-/// Graphs of a slot: the sizes that come most are few.
-const MAX_GRAPHS: usize = 8;
 /// Of the GPU's memory, the part that one slot's decoded pictures may grow to.
 const PICTURE_SHARE: usize = 16;
-
-/// What a pipeline is made for.
-#[derive(Debug, Clone)]
-pub struct PipelineConfig {
-    /// Rows that a batch can hold; at least 1.
-    pub rows: usize,
-    /// Whether the first dimension of every tensor is the batch.
-    pub batched: bool,
-    /// Datatype and largest shape of each input, batch included.
-    pub inputs: Vec<PipelineTensor>,
-    /// Likewise of each output.
-    pub outputs: Vec<PipelineTensor>,
-    /// Outputs, by index, that are L2-normalised along their last dimension on the device.
-    pub normalize: Vec<usize>,
-    /// Whether every dimension but the batch is fixed.
-    pub fixed_shapes: bool,
-    /// Whether work of batch sizes that come often is captured into CUDA graphs.
-    pub graphs: bool,
-    /// Room for decoded pictures at first, bytes a slot; 0 where none are decoded on the GPU.
-    pub pictures: usize,
-    /// Whether the GPU's JPEG engine decodes, where there is one.
-    pub hardware_decoder: bool,
-}
-
-/// An input or output of the engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PipelineTensor {
-    /// Its name.
-    pub name: CString,
-    /// Its element type.
-    pub datatype: Datatype,
-    /// Its largest shape.
-    pub max_shape: Vec<i64>,
-}
-
-impl PipelineTensor {
-    fn bytes(&self, shape: &[i64]) -> usize {
-        let elements = shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).product::<usize>();
-        elements * self.datatype.size_bytes().unwrap_or(0)
-    }
-}
 
 /// A batch that is ready to go.
 #[derive(Debug)]
@@ -109,44 +65,17 @@ pub struct Collected<'a> {
 #[derive(Debug)]
 struct Flight {
     slot: usize,
-    layout: Layout,
-    shapes: Vec<Vec<i64>>,
-}
-
-/// Work of one batch size in one slot, captured.
-struct CapturedSize {
-    rows: usize,
-    runs: u32,
-    /// Its own: a context whose shapes change would change the captured work.
-    context: Option<OnDevice<EngineContext>>,
-    graph: Option<Graph>,
-    /// The capture failed; the size runs without.
-    failed: bool,
-}
-
-/// An execution context for one optimization profile.
-struct ProfileContext {
-    context: OnDevice<EngineContext>,
-    /// Rows that the profile is fastest at.
-    opt: usize,
-    profile: usize,
-    /// Shapes that are set.
-    current: Vec<Vec<i64>>,
+    outputs: Outputs,
 }
 
 /// See the module.
 pub struct Pipeline {
     // Dropped in this order, after `Drop` has waited for both streams.
-    captured: [Vec<CapturedSize>; DEPTH],
-    contexts: Vec<ProfileContext>,
+    compute: Compute,
     slots: [Slot; DEPTH],
-    /// Scratch memory of the engine, shared by the contexts: they run one after another on one stream.
-    scratch: DeviceBuffer,
     copy: Stream,
-    compute: Stream,
     kernels: Arc<Kernels>,
-    engine: Arc<LoadedEngine>,
-    config: PipelineConfig,
+    config: Arc<PipelineConfig>,
     /// Oldest first.
     flights: VecDeque<Flight>,
     /// The batch that was collected last, whose outputs may still be read.
@@ -159,7 +88,7 @@ impl Pipeline {
     /// Bytes that [`new`](Self::new) will take on the device.
     #[must_use]
     pub fn device_bytes(engine: &LoadedEngine, config: &PipelineConfig) -> usize {
-        let sizes = slot_sizes(config);
+        let sizes = config.slot_sizes();
         engine.scratch_bytes() + DEPTH * (sizes.input + sizes.output + sizes.pictures)
     }
 
@@ -176,17 +105,12 @@ impl Pipeline {
     ) -> Result<Self, EngineError> {
         let device = Arc::clone(engine.device());
         let section = device.enter()?;
-        let sizes = slot_sizes(&config);
+        let sizes = config.slot_sizes();
         let limit = (device.info().total_bytes / PICTURE_SHARE).max(sizes.pictures);
         let slot = || Slot::new(&device, sizes, limit, Arc::clone(wake));
-        let (compute, copy) = (Stream::new(&device)?, Stream::new(&device)?);
-        let scratch = DeviceBuffer::new(&device, engine.scratch_bytes())?;
-        let mut contexts = Vec::with_capacity(engine.profiles().len());
-        for (profile, opt) in engine.profiles().iter().enumerate() {
-            let mut context = engine.create_context(&scratch)?;
-            context.set_profile(profile, &compute)?;
-            contexts.push(ProfileContext { context, opt: *opt, profile, current: Vec::new() });
-        }
+        let copy = Stream::new(&device)?;
+        let config = Arc::new(config);
+        let compute = Compute::new(engine, kernels, &config)?;
         let mut slots = [slot()?, slot()?];
         if let Some(nvjpeg) = nvjpeg.filter(|n| config.hardware_decoder && n.capabilities().hardware) {
             for slot in &mut slots {
@@ -194,18 +118,12 @@ impl Pipeline {
                 slot.hardware = Some(OnDevice::new(&device, decoder));
             }
         }
-        // The profiles are set.
-        compute.synchronize()?;
         drop(section);
         Ok(Self {
-            captured: [Vec::new(), Vec::new()],
-            contexts,
-            slots,
-            scratch,
-            copy,
             compute,
+            slots,
+            copy,
             kernels: Arc::clone(kernels),
-            engine: Arc::clone(engine),
             config,
             flights: VecDeque::with_capacity(DEPTH),
             collected: None,
@@ -282,28 +200,13 @@ impl Pipeline {
     /// Where the inputs of a batch of `rows` rows of these shapes lie in the host's block; `shapes` as in [`Batch`].
     #[must_use]
     pub fn input_layout(&self, rows: usize, shapes: &[Vec<i64>]) -> Layout {
-        let start = SlotSizes::descriptors(self.config.rows);
-        let sizes = self.config.inputs.iter().enumerate().map(|(i, tensor)| match shapes.get(i) {
-            Some(shape) => tensor.bytes(shape),
-            None => tensor.bytes(&self.with_rows(&tensor.max_shape, rows)),
-        });
-        Layout::new(start, sizes)
+        self.config.input_layout(rows, shapes)
     }
 
     /// The host's input block of the batch that was begun.
     #[must_use]
     pub fn host_input(&mut self) -> &mut [u8] {
         self.slots[self.next].host_input.as_mut_slice()
-    }
-
-    fn with_rows(&self, max: &[i64], rows: usize) -> SmallVec<[i64; 8]> {
-        let mut shape = SmallVec::from_slice(max);
-        if self.config.batched
-            && let Some(first) = shape.first_mut()
-        {
-            *first = i64::try_from(rows).unwrap_or(i64::MAX);
-        }
-        shape
     }
 
     /// Sends the batch that was begun on its way: copies what the host has written, preprocesses the images, runs
@@ -334,7 +237,7 @@ impl Pipeline {
         for result in decoded
             .iter()
             .map(|e| e.synchronize())
-            .chain([self.copy.synchronize(), self.compute.synchronize()])
+            .chain([self.copy.synchronize(), self.compute.stream.synchronize()])
         {
             if let Err(error) = result {
                 tracing::debug!(%error, "after a batch that failed");
@@ -391,165 +294,13 @@ impl Pipeline {
     }
 
     fn run(&mut self, batch: &Batch<'_>, input: &Layout) -> Result<Flight, EngineError> {
-        let slot = &self.slots[self.next];
-        self.compute.wait(&slot.staged)?;
-        slot.started.record(&self.compute)?;
-        let flight = if self.config.fixed_shapes && self.config.graphs {
-            self.run_size(batch.rows, input)?
-        } else {
-            self.run_direct(batch, input)?
-        };
-        let slot = &self.slots[self.next];
-        slot.done.record(&self.compute)?;
-        self.compute.call_host(&slot.tell)?;
-        Ok(flight)
-    }
-
-    /// Runs a batch on the context of the profile that suits it best.
-    fn run_direct(&mut self, batch: &Batch<'_>, input: &Layout) -> Result<Flight, EngineError> {
-        let shapes: Vec<Vec<i64>> = match batch.shapes {
-            [] => self
-                .config
-                .inputs
-                .iter()
-                .map(|t| self.with_rows(&t.max_shape, batch.rows).into_vec())
-                .collect(),
-            shapes => shapes.to_vec(),
-        };
-        let at = best_profile(self.contexts.iter().map(|c| c.opt), batch.rows);
-        let profile = &mut self.contexts[at];
-        if profile.current != shapes {
-            profile.current.clear();
-            for (tensor, shape) in self.config.inputs.iter().zip(&shapes) {
-                profile.context.set_input_shape(&tensor.name, shape)?;
-            }
-            profile.current = shapes;
-        }
-        let outputs = output_shapes(&self.config, &mut profile.context)?;
-        let layout = output_layout(&self.config, &outputs);
-        let work = Work {
-            config: &self.config,
-            kernels: &self.kernels,
-            slot: &mut self.slots[self.next],
-            stream: &self.compute,
-            input,
-            output: &layout,
-            shapes: &outputs,
-        };
-        work.enqueue(&mut self.contexts[at].context)?;
-        Ok(Flight { slot: self.next, layout, shapes: outputs })
-    }
-
-    /// Runs a batch of fixed shapes: from a graph where its size has come often enough.
-    fn run_size(&mut self, rows: usize, input: &Layout) -> Result<Flight, EngineError> {
-        let shapes: Vec<Vec<i64>> =
-            self.config.outputs.iter().map(|t| self.with_rows(&t.max_shape, rows).into_vec()).collect();
-        let layout = output_layout(&self.config, &shapes);
-        let captured = &mut self.captured[self.next];
-        let at = match captured.iter().position(|c| c.rows == rows) {
-            Some(at) => at,
-            None if captured.len() < 4 * MAX_GRAPHS => {
-                captured.push(CapturedSize { rows, runs: 0, context: None, graph: None, failed: false });
-                captured.len() - 1
-            }
-            None => usize::MAX,
-        };
-        let room = captured.iter().filter(|c| c.context.is_some()).count() < MAX_GRAPHS;
-        let Some(size) = captured.get_mut(at) else {
-            return self.run_uncaptured(rows, input, layout, shapes);
-        };
-        if let Some(graph) = &size.graph {
-            graph.launch(&self.compute)?;
-            return Ok(Flight { slot: self.next, layout, shapes });
-        }
-        size.runs += 1;
-        if size.failed || size.runs <= RUNS_BEFORE_CAPTURE || (size.context.is_none() && !room) {
-            return self.run_uncaptured(rows, input, layout, shapes);
-        }
-        let fresh = size.context.is_none();
-        if fresh {
-            let opts: SmallVec<[usize; 8]> = self.contexts.iter().map(|c| c.opt).collect();
-            let profile = self.contexts[best_profile(opts.iter().copied(), rows)].profile;
-            let mut context = self.engine.create_context(&self.scratch)?;
-            context.set_profile(profile, &self.compute)?;
-            for tensor in &self.config.inputs {
-                let mut shape: SmallVec<[i64; 8]> = SmallVec::from_slice(&tensor.max_shape);
-                if self.config.batched
-                    && let Some(first) = shape.first_mut()
-                {
-                    *first = i64::try_from(rows).unwrap_or(i64::MAX);
-                }
-                context.set_input_shape(&tensor.name, &shape)?;
-            }
-            size.context = Some(context);
-        }
-        let Some(context) = &mut size.context else {
-            return self.run_uncaptured(rows, input, layout, shapes);
-        };
-        let work = Work {
-            config: &self.config,
-            kernels: &self.kernels,
-            slot: &mut self.slots[self.next],
-            stream: &self.compute,
-            input,
-            output: &layout,
-            shapes: &shapes,
-        };
-        if fresh {
-            // A context's first run does what later ones do not have to; it is not captured.
-            work.enqueue(context)?;
-            return Ok(Flight { slot: self.next, layout, shapes });
-        }
-        match Graph::capture(&self.compute, || work.enqueue(context)) {
-            Ok(graph) => {
-                graph.launch(&self.compute)?;
-                size.graph = Some(graph);
-                tracing::debug!(gpu = self.device.info().ordinal, rows, "captured into a CUDA graph");
-            }
-            Err(error) => {
-                if self.device.failure().is_some() {
-                    return Err(error);
-                }
-                tracing::info!(gpu = self.device.info().ordinal, rows, %error, "runs without a CUDA graph");
-                size.failed = true;
-                size.context = None;
-                return self.run_uncaptured(rows, input, layout, shapes);
-            }
-        }
-        Ok(Flight { slot: self.next, layout, shapes })
-    }
-
-    fn run_uncaptured(
-        &mut self,
-        rows: usize,
-        input: &Layout,
-        layout: Layout,
-        shapes: Vec<Vec<i64>>,
-    ) -> Result<Flight, EngineError> {
-        let at = best_profile(self.contexts.iter().map(|c| c.opt), rows);
-        let wanted = i64::try_from(rows).unwrap_or(i64::MAX);
-        let set = self.contexts[at].current.first().and_then(|s| s.first()) == Some(&wanted);
-        if !set || !self.config.batched && self.contexts[at].current.is_empty() {
-            let shapes: Vec<Vec<i64>> =
-                self.config.inputs.iter().map(|t| self.with_rows(&t.max_shape, rows).into_vec()).collect();
-            let profile = &mut self.contexts[at];
-            profile.current.clear();
-            for (tensor, shape) in self.config.inputs.iter().zip(&shapes) {
-                profile.context.set_input_shape(&tensor.name, shape)?;
-            }
-            profile.current = shapes;
-        }
-        let work = Work {
-            config: &self.config,
-            kernels: &self.kernels,
-            slot: &mut self.slots[self.next],
-            stream: &self.compute,
-            input,
-            output: &layout,
-            shapes: &shapes,
-        };
-        work.enqueue(&mut self.contexts[at].context)?;
-        Ok(Flight { slot: self.next, layout, shapes })
+        let slot = &mut self.slots[self.next];
+        self.compute.stream.wait(&slot.staged)?;
+        slot.started.record(&self.compute.stream)?;
+        let outputs = self.compute.run(self.next, slot, batch, input)?;
+        slot.done.record(&self.compute.stream)?;
+        self.compute.stream.call_host(&slot.tell)?;
+        Ok(Flight { slot: self.next, outputs })
     }
 
     /// Whether the oldest batch in flight is done, or has failed; `look` asks the device.
@@ -586,8 +337,8 @@ impl Pipeline {
         let flight = self.collected.insert(flight);
         Ok(Collected {
             bytes: self.slots[flight.slot].host_output.as_slice(),
-            layout: &flight.layout,
-            shapes: &flight.shapes,
+            layout: &flight.outputs.layout,
+            shapes: &flight.outputs.shapes,
             infer,
         })
     }
@@ -598,116 +349,6 @@ impl Drop for Pipeline {
         // Nothing that the device still works with may go. A failed device works with nothing.
         if let Ok(_section) = self.device.enter() {
             self.settle(&[]);
-        }
-    }
-}
-
-/// What is enqueued for a batch once its inputs are on the device.
-struct Work<'a> {
-    config: &'a PipelineConfig,
-    kernels: &'a Kernels,
-    slot: &'a mut Slot,
-    stream: &'a Stream,
-    input: &'a Layout,
-    output: &'a Layout,
-    shapes: &'a [Vec<i64>],
-}
-
-impl Work<'_> {
-    /// Runs the engine, normalises, and copies the outputs to the host.
-    fn enqueue(self, context: &mut OnDevice<EngineContext>) -> Result<(), EngineError> {
-        let Self { config, kernels, slot, stream, input, output, shapes } = self;
-        for (tensor, range) in config.inputs.iter().zip(&input.tensors) {
-            context.bind(&tensor.name, &slot.device_input, range.clone())?;
-        }
-        for (tensor, range) in config.outputs.iter().zip(&output.tensors) {
-            context.bind(&tensor.name, &slot.device_output, range.clone())?;
-        }
-        // SAFETY: the bound buffers are the slot's, and stay until its `done` event, which comes after this.
-        unsafe { context.enqueue(stream) }?;
-        for index in &config.normalize {
-            let (range, shape) = (&output.tensors[*index], &shapes[*index]);
-            let columns = shape.last().copied().and_then(|d| u32::try_from(d).ok()).unwrap_or(0);
-            let elements = u32::try_from(range.len() / 4).unwrap_or(0);
-            if let Some(rows) = elements.checked_div(columns).filter(|rows| *rows > 0) {
-                // SAFETY: the buffer is the slot's, as above.
-                unsafe { kernels.l2_normalize(stream, (&slot.device_output, range.start), rows, columns) }?;
-            }
-        }
-        // SAFETY: both buffers are the slot's, and the host reads after `collect` has waited for `done`.
-        unsafe { stream.copy_to_host(&slot.device_output, &mut slot.host_output, output.end()) }?;
-        Ok(())
-    }
-}
-
-fn slot_sizes(config: &PipelineConfig) -> SlotSizes {
-    let start = SlotSizes::descriptors(config.rows);
-    let bytes = |tensors: &[PipelineTensor], start| {
-        Layout::new(start, tensors.iter().map(|t| t.bytes(&t.max_shape))).end()
-    };
-    SlotSizes {
-        rows: config.rows,
-        input: bytes(&config.inputs, start),
-        output: bytes(&config.outputs, 0),
-        pictures: config.pictures,
-    }
-}
-
-fn output_layout(config: &PipelineConfig, shapes: &[Vec<i64>]) -> Layout {
-    Layout::new(0, config.outputs.iter().zip(shapes).map(|(t, s)| t.bytes(s)))
-}
-
-fn output_shapes(
-    config: &PipelineConfig,
-    context: &mut OnDevice<EngineContext>,
-) -> Result<Vec<Vec<i64>>, EngineError> {
-    config
-        .outputs
-        .iter()
-        .map(|tensor| {
-            let shape = context.tensor_shape(&tensor.name)?;
-            let fits = tensor.bytes(&shape) <= tensor.bytes(&tensor.max_shape);
-            if shape.iter().any(|d| *d < 0) || !fits {
-                let name = tensor.name.to_string_lossy();
-                let why =
-                    format!("output \"{name}\" is {shape:?}, at most {:?} was planned", tensor.max_shape);
-                return Err(EngineError::Interface(why));
-            }
-            Ok(shape)
-        })
-        .collect()
-}
-
-/// The profile that is fastest for that many rows: the smallest that is made for as many, else the largest.
-fn best_profile(opts: impl Iterator<Item = usize>, rows: usize) -> usize {
-    let mut best: Option<(usize, usize)> = None;
-    for (index, opt) in opts.enumerate() {
-        let better = best.is_none_or(|(_, b)| if b >= rows { opt >= rows && opt < b } else { opt > b });
-        if better {
-            best = Some((index, opt));
-        }
-    }
-    best.map_or(0, |(index, _)| index)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_batch_runs_on_the_smallest_profile_that_is_made_for_it() {
-        for (opts, rows, want) in [
-            (&[8][..], 1, 0),
-            (&[1, 8, 32], 1, 0),
-            (&[1, 8, 32], 2, 1),
-            (&[1, 8, 32], 8, 1),
-            (&[1, 8, 32], 9, 2),
-            (&[1, 8, 32], 33, 2),
-            (&[32, 8, 1], 1, 2),
-            (&[32, 8, 1], 7, 1),
-            (&[], 1, 0),
-        ] {
-            assert_eq!(best_profile(opts.iter().copied(), rows), want, "{opts:?}, {rows} rows");
         }
     }
 }

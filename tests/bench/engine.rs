@@ -32,7 +32,7 @@ fn main() {
     // For the defaults of `serve`, and its variables.
     let cli = cli::parse(["visord", "serve"].map(Into::into), &mut problems).expect("the defaults are right");
     let Command::Serve(flags) = cli.command else { unreachable!("serve was asked for") };
-    let backends = Backends::new(&flags, &Telemetry::new(false));
+    let backends = Backends::new(&flags, &Telemetry::new(false), &Arc::default());
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     println!("image {image}, {} bytes; {cores} cores; {seconds} s a line", encoded.len());

@@ -24,10 +24,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it, and waits until it serves or has ended. Mistakes of the driver's caller abort it.
+    /// Starts it, and waits for nothing. Mistakes of the driver's caller abort it.
     ///
     /// Plans go to a folder of its own, unless `flags` has another. `env` is set last; `@` stands for the folder.
-    pub fn launch(repository: &Path, flags: &[&str], env: &[(&str, &str)]) -> Self {
+    pub fn spawn(repository: &Path, flags: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let counters = Counters::new(folder.path().join("counters.json"));
         let mut command = super::visord();
@@ -54,7 +54,12 @@ impl Daemon {
                 log.push('\n');
             }
         });
-        let mut daemon = Self { child, log, reader: Some(reader), folder, address: None, counters };
+        Self { child, log, reader: Some(reader), folder, address: None, counters }
+    }
+
+    /// Starts it, and waits until it serves or has ended.
+    pub fn launch(repository: &Path, flags: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut daemon = Self::spawn(repository, flags, env);
         daemon.wait("it serves or ends", |d| d.ended().is_some() || d.ready());
         daemon
     }

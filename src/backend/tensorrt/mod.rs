@@ -12,6 +12,7 @@ mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use self::gpu::Gpu;
 use self::model::TensorRtModel;
@@ -37,6 +38,8 @@ pub struct TensorRtOptions {
     pub plan_cache: PathBuf,
     /// Most bytes in it.
     pub plan_cache_bytes: u64,
+    /// Set when the server is asked to stop: a build does not go on then.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// TensorRT, the GPUs that can be used, and what they share.
@@ -46,6 +49,7 @@ pub struct TensorRt {
     device: String,
     plans: Arc<PlanCache>,
     pool: Arc<rayon::ThreadPool>,
+    stop: Arc<AtomicBool>,
     telemetry: Telemetry,
 }
 
@@ -126,6 +130,7 @@ impl TensorRt {
             device,
             plans: Arc::new(plans),
             pool: Arc::new(pool),
+            stop: Arc::clone(&options.stop),
             telemetry: telemetry.clone(),
         })
     }

@@ -1,7 +1,9 @@
 //! A model on its GPUs: its plan, taken from the cache or built; an engine on each GPU; how its pictures are decoded.
 
 use std::ffi::CString;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::decoder;
@@ -58,6 +60,7 @@ struct Source {
     library: Arc<Library>,
     plans: Arc<PlanCache>,
     plan_metrics: PlanMetrics,
+    stop: Arc<AtomicBool>,
     model: String,
     version: u64,
 }
@@ -97,6 +100,7 @@ impl TensorRtModel {
             library: Arc::clone(&backend.library),
             plans: Arc::clone(&backend.plans),
             plan_metrics: PlanMetrics::new(&backend.telemetry),
+            stop: Arc::clone(&backend.stop),
             model: model.clone(),
             version,
         };
@@ -189,14 +193,18 @@ impl TensorRtModel {
     }
 
     fn plan(&self, on: &OnGpu, force: bool) -> Result<Plan, BackendError> {
-        let Source { library, plans, plan_metrics, model, version } = &self.source;
+        let Source { library, plans, plan_metrics, stop, model, version } = &self.source;
         let builder = TensorRtBuilder::new(Arc::clone(library)).map_err(|e| self.refuse(&e))?;
         let info = on.gpu.info();
         let target =
             Target { compute_capability: info.compute_capability, name: info.name.clone(), present: true };
         let request = PlanRequest { model, version: *version, spec: &self.spec, target: &target, force };
         let gauge = plan_metrics.build_progress(model, *version);
-        let plan = plans.obtain(&request, &builder, &mut progress::daemon(model, *version, gauge));
+        let mut tell = progress::daemon(model, *version, gauge);
+        let plan = plans.obtain(&request, &builder, &mut |progress| {
+            let flow = tell(progress);
+            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { flow }
+        });
         let plan = plan.map_err(|e| self.refuse(&e))?;
         tracing::info!(model, version, gpu = info.ordinal, source = ?plan.source, path = %plan.path.display(), "plan");
         Ok(plan)
