@@ -71,7 +71,8 @@ impl DecodeLane {
         // SAFETY: the arena's memory is kept here until the next picture, before which the lane waits for this
         // one, and the lane waits when it is dropped; the stream lives as long. Whoever reads it waits for `done`.
         let decoded = unsafe { self.lane.decode(encoded, &image.image, self.stream.raw()) };
-        if decoded.is_err() {
+        if let Err(error) = &decoded {
+            device.note_decode(error);
             // How far it came is unknown, so it is waited for; rare, and never the way of a good picture.
             self.stream.synchronize().map_err(cuda)?;
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::error::CudaError;
+use super::jpeg::DecodeError;
 use super::probe::GpuInfo;
 
 /// How long a reset waits for other threads to come out of their calls, which fail at once after such an error.
@@ -113,6 +114,17 @@ impl Device {
                 self.note(CudaError::new("cuStreamQuery", e));
             }
             Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Remembers an error of a decoder that corrupts the context: nvJPEG passes CUDA's on under codes of its own.
+    pub(crate) fn note_decode(&self, error: &DecodeError) {
+        match error {
+            DecodeError::Cuda { call, code } => {
+                self.note(CudaError { call, code: *code, name: "in a JPEG decoder".to_owned() });
+            }
+            DecodeError::Device(_) => self.probe_context(),
+            DecodeError::Rejected { .. } | DecodeError::Memory { .. } => {}
         }
     }
 

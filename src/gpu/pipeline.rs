@@ -194,7 +194,8 @@ impl Pipeline {
             pictures.iter().map(|(encoded, image)| (&encoded[..], image.image)).collect();
         // SAFETY: the slot keeps the bytes and its arena until its `done` event, which comes after this in the
         // stream, or until `settle` has waited for the stream.
-        unsafe { hardware.decode(&list, self.copy.raw()) }
+        let decoded = unsafe { hardware.decode(&list, self.copy.raw()) };
+        decoded.inspect_err(|e| device.note_decode(e))
     }
 
     /// Where the inputs of a batch of `rows` rows of these shapes lie in the host's block; `shapes` as in [`Batch`].

@@ -62,6 +62,8 @@ struct Hands {
     /// `None` only while it is rebuilt.
     instance: Option<Box<dyn Instance>>,
     batches: VecDeque<InHand>,
+    /// `None` from a fault on until it is built again.
+    up: Option<Up>,
 }
 
 /// How a call on an instance ended that did not end well.
@@ -99,10 +101,10 @@ impl Crew {
             let golden = crew.golden.as_deref().filter(|_| ordinal == 0);
             match crew.build(ordinal).map_err(Refusal::Failed).and_then(|i| crew.guard(i, golden)) {
                 Ok((instance, report)) => {
-                    let alive = Alive::new(&crew);
+                    let (alive, up) = (Alive::new(&crew), Up::new(&crew));
                     let _ = ready.send(Ok(report));
                     drop(ready);
-                    crew.work(ordinal, instance);
+                    crew.work(ordinal, instance, up);
                     drop(alive);
                 }
                 Err(e) => {
@@ -168,9 +170,10 @@ impl Crew {
         Ok(())
     }
 
-    fn work(self: &Arc<Self>, ordinal: usize, instance: Box<dyn Instance>) {
+    fn work(self: &Arc<Self>, ordinal: usize, instance: Box<dyn Instance>, up: Up) {
         let depth = instance.depth();
-        let mut hands = Hands { instance: Some(instance), batches: VecDeque::with_capacity(depth) };
+        let batches = VecDeque::with_capacity(depth);
+        let mut hands = Hands { instance: Some(instance), batches, up: Some(up) };
         let mut spare: Vec<Vec<Row>> = (0..=depth).map(|_| Vec::with_capacity(self.max_batch_size)).collect();
         loop {
             let mut rows = spare.pop().unwrap_or_default();
@@ -195,7 +198,7 @@ impl Crew {
     }
 
     fn next(&self, hands: &mut Hands, depth: usize, rows: &mut Vec<Row>) -> Taken {
-        let Hands { instance, batches } = hands;
+        let Hands { instance, batches, .. } = hands;
         match instance {
             Some(instance) if batches.len() < depth && !batches.is_empty() => {
                 self.queue.take(rows, Some(&mut |look| instance.finished(look)))
@@ -222,7 +225,7 @@ impl Crew {
                 self.deliver(executed, &mut rows, taken);
                 false
             }
-            Err(fault) => self.failed(fault, &mut rows),
+            Err(fault) => self.failed(fault, hands, &mut rows),
         };
         spare.push(rows);
         fault
@@ -236,14 +239,14 @@ impl Crew {
                 self.deliver(executed, &mut rows, taken);
                 false
             }
-            Err(fault) => self.failed(fault, &mut rows),
+            Err(fault) => self.failed(fault, hands, &mut rows),
         };
         spare.push(rows);
         fault
     }
 
     /// Answers a batch that failed; whether the instance must be built again.
-    fn failed(&self, fault: Fault, rows: &mut Vec<Row>) -> bool {
+    fn failed(&self, fault: Fault, hands: &mut Hands, rows: &mut Vec<Row>) -> bool {
         let (model, version, count) = (&self.model, self.version, rows.len());
         let (error, rebuild) = match fault {
             Fault::Error(e) => {
@@ -260,6 +263,10 @@ impl Crew {
                 (InferError::new(ErrorKind::Internal, text), true)
             }
         };
+        if rebuild {
+            // Before anybody hears of it: who asks then must not be told that all is well.
+            hands.up = None;
+        }
         self.fail(rows, &error);
         rebuild
     }
@@ -267,7 +274,7 @@ impl Crew {
     /// Builds the instance again, after failing what it has in hand; not ready meanwhile. Whether it is there
     /// again.
     fn rebuild(self: &Arc<Self>, ordinal: usize, hands: &mut Hands, spare: &mut Vec<Vec<Row>>) -> bool {
-        let _down = Down::new(self);
+        hands.up = None;
         self.metrics.restarts.increment(1);
         // First: what it holds of a device is wanted for the next.
         drop(hands.instance.take());
@@ -281,6 +288,7 @@ impl Crew {
                 Ok(instance) => {
                     tracing::info!(model = self.model, ordinal, attempt, "instance rebuilt");
                     hands.instance = Some(instance);
+                    hands.up = Some(Up::new(self));
                     *self.lock_last_loss() = None;
                     return true;
                 }
@@ -405,8 +413,6 @@ struct Alive<'a>(&'a Crew);
 impl<'a> Alive<'a> {
     fn new(crew: &'a Crew) -> Self {
         crew.alive.fetch_add(1, Ordering::AcqRel);
-        crew.ready.fetch_add(1, Ordering::AcqRel);
-        crew.metrics.ready_instances.increment(1.0);
         Self(crew)
     }
 }
@@ -414,8 +420,6 @@ impl<'a> Alive<'a> {
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
         let crew = self.0;
-        crew.ready.fetch_sub(1, Ordering::AcqRel);
-        crew.metrics.ready_instances.decrement(1.0);
         if crew.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             let text = format!("model \"{}\" has no working instance left", crew.model);
             crew.queue.close(&InferError::new(ErrorKind::NotReady, text));
@@ -423,20 +427,20 @@ impl Drop for Alive<'_> {
     }
 }
 
-/// Counts an instance as not ready while it is rebuilt.
-struct Down<'a>(&'a Crew);
+/// Counts an instance as one that can take work.
+struct Up(Arc<Crew>);
 
-impl<'a> Down<'a> {
-    fn new(crew: &'a Crew) -> Self {
-        crew.ready.fetch_sub(1, Ordering::AcqRel);
-        crew.metrics.ready_instances.decrement(1.0);
-        Self(crew)
+impl Up {
+    fn new(crew: &Arc<Crew>) -> Self {
+        crew.ready.fetch_add(1, Ordering::AcqRel);
+        crew.metrics.ready_instances.increment(1.0);
+        Self(Arc::clone(crew))
     }
 }
 
-impl Drop for Down<'_> {
+impl Drop for Up {
     fn drop(&mut self) {
-        self.0.ready.fetch_add(1, Ordering::AcqRel);
-        self.0.metrics.ready_instances.increment(1.0);
+        self.0.ready.fetch_sub(1, Ordering::AcqRel);
+        self.0.metrics.ready_instances.decrement(1.0);
     }
 }
