@@ -117,13 +117,11 @@ impl Device {
         }
     }
 
-    /// Remembers an error of a decoder that corrupts the context: nvJPEG passes CUDA's on under codes of its own.
+    /// Looks whether a decoder's error has corrupted the context: it comes under a code of nvJPEG's or of a call
+    /// that had nothing to do with it.
     pub(crate) fn note_decode(&self, error: &DecodeError) {
         match error {
-            DecodeError::Cuda { call, code } => {
-                self.note(CudaError { call, code: *code, name: "in a JPEG decoder".to_owned() });
-            }
-            DecodeError::Device(_) => self.probe_context(),
+            DecodeError::Cuda { .. } | DecodeError::Device(_) => self.probe_context(),
             DecodeError::Rejected { .. } | DecodeError::Memory { .. } => {}
         }
     }
