@@ -144,12 +144,6 @@ impl Pipeline {
         &self.config
     }
 
-    /// The stream that decoders put their work on.
-    #[must_use]
-    pub fn copy_stream(&self) -> &Stream {
-        &self.copy
-    }
-
     /// Begins a batch: its slot is free. At most [`DEPTH`] are in flight.
     ///
     /// # Panics
@@ -163,6 +157,8 @@ impl Pipeline {
     /// Room for pictures of `bytes` together, in the batch that was begun; whether there is that room.
     pub fn reserve_pictures(&mut self, bytes: usize) -> bool {
         let device = Arc::clone(&self.device);
+        // A device that has failed is told by the next call that can fail.
+        let Ok(_section) = device.enter() else { return false };
         self.slots[self.next].reserve_pictures(&device, bytes)
     }
 

@@ -185,7 +185,7 @@ impl Slot {
     }
 
     /// Makes room for `bytes` of pictures, as far as the limit goes; whether there is that room. Only while the
-    /// arena is empty.
+    /// arena is empty, and within a section.
     pub fn reserve_pictures(&mut self, device: &Arc<Device>, bytes: usize) -> bool {
         let Some(arena) = &mut self.arena else { return false };
         if bytes <= arena.buffer.len() {

@@ -84,14 +84,8 @@ impl TensorRtInstance {
         path: &Arc<ImagePath>,
         done: &mut Executed,
     ) -> Result<bool, BackendError> {
-        let staged = stage(&mut self.pipeline, path, &self.life, self.ordinal, rows, wanted, done);
-        let StagedRows { rows: staged, host_rows, decoded } = match staged {
-            Ok(staged) => staged,
-            Err(error) => {
-                self.pipeline.cancel(&[]);
-                return Err(error);
-            }
-        };
+        let StagedRows { rows: staged, host_rows, decoded } =
+            stage(&mut self.pipeline, path, &self.life, self.ordinal, rows, wanted, done)?;
         self.metrics.decoded(decoded);
         let mut descriptors: SmallVec<[ImageDescriptor; 32]> = SmallVec::new();
         let mut decoded: SmallVec<[Arc<Event>; 32]> = SmallVec::new();

@@ -36,6 +36,7 @@ pub(super) struct ImagePath {
     pub workers: Workers,
     pub limits: Limits,
     pub config: PreprocessConfig,
+    /// What any of the model's GPUs has.
     pub capabilities: Capabilities,
     pub choice: DecoderChoice,
     /// What `auto` goes by, measured once.
@@ -116,7 +117,9 @@ impl TensorRtModel {
         for on in &new.gpus {
             let life = on.gpu.life().map_err(|e| new.refuse(&e))?;
             if let Ok(nvjpeg) = &life.nvjpeg {
-                capabilities = nvjpeg.capabilities();
+                let has = nvjpeg.capabilities();
+                capabilities.hardware |= has.hardware;
+                capabilities.hybrid |= has.hybrid;
             }
             new.engine(on, &life)?;
         }

@@ -17,7 +17,7 @@ use super::model::ImagePath;
 use super::workers::Lane;
 use crate::backend::{BackendError, Executed, RowInput};
 use crate::error::{ErrorKind, InferError};
-use crate::gpu::jpeg::{Decode, DecodeError, route};
+use crate::gpu::jpeg::{Capabilities, Decode, DecodeError, route};
 use crate::gpu::pipeline::Pipeline;
 use crate::gpu::slot::{ArenaImage, picture_bytes};
 use crate::gpu::stream::Event;
@@ -92,7 +92,7 @@ pub(super) fn stage(
 ) -> Result<StagedRows, BackendError> {
     let mut list: SmallVec<[Row<'_>; 32]> =
         rows.iter().enumerate().map(|(i, row)| Row::new(row, wanted(i))).collect();
-    assign(pipeline, path, &mut list);
+    assign(pipeline, path, gpu, &mut list);
     hardware(pipeline, &mut list)?;
     let layout = pipeline.input_layout(rows.len(), &[]);
     let range = layout.tensors.first().cloned().unwrap_or_default();
@@ -115,6 +115,9 @@ pub(super) fn stage(
     }
     let host_rows = slots.into_inner().map_or(0, |left| rows.len() - left.count());
     if let Ok(Some(error)) = fatal.into_inner() {
+        // Other rows' pictures may still be on their way into the arena, which the next batch fills anew.
+        let decoded: SmallVec<[Arc<Event>; 32]> = list.iter().filter_map(Row::decoded).collect();
+        pipeline.cancel(&decoded);
         return Err(error);
     }
     let mut decoded = [0; 3];
@@ -133,7 +136,10 @@ pub(super) fn stage(
 }
 
 /// Decides where each picture is decoded, and takes room for those that the GPU decodes.
-fn assign(pipeline: &mut Pipeline, path: &ImagePath, list: &mut [Row<'_>]) {
+fn assign(pipeline: &mut Pipeline, path: &ImagePath, gpu: &GpuLife, list: &mut [Row<'_>]) {
+    // What this GPU has: the model's others may have more, or less.
+    let capabilities = Capabilities { hardware: pipeline.has_hardware_decoder(), hybrid: gpu.nvjpeg.is_ok() };
+    let policy = path.policy();
     let mut wanted: SmallVec<[Wanted; 32]> = SmallVec::new();
     for (i, row) in list.iter_mut().enumerate() {
         let Job::Cpu(encoded) = &row.job else { continue };
@@ -143,7 +149,7 @@ fn assign(pipeline: &mut Pipeline, path: &ImagePath, list: &mut [Row<'_>]) {
                 row.job = Job::None;
                 row.outcome = Some(Err(error));
             }
-            Some(Ok(header)) => match route(&header, &path.capabilities, &path.policy()) {
+            Some(Ok(header)) => match route(&header, &capabilities, &policy) {
                 Decode::Cpu => {}
                 by @ (Decode::Hardware | Decode::Hybrid) => {
                     let (width, height, orientation) = (header.width, header.height, header.orientation);
@@ -209,14 +215,14 @@ fn hardware(pipeline: &mut Pipeline, list: &mut [Row<'_>]) -> Result<(), Backend
                     }
                 }
             }
-            Err(error) => return Err(device_error(pipeline, "nvjpegDecodeBatched", &error)),
+            Err(error) => {
+                let error =
+                    super::instance::fault(pipeline.device(), "nvjpegDecodeBatched", error.to_string());
+                pipeline.cancel(&[]);
+                return Err(error);
+            }
         }
     }
-}
-
-/// What a decoder's failure means for the instance.
-fn device_error(pipeline: &Pipeline, call: &'static str, error: &DecodeError) -> BackendError {
-    super::instance::fault(pipeline.device(), call, error.to_string())
 }
 
 impl<'a> Row<'a> {
@@ -230,6 +236,14 @@ impl<'a> Row<'a> {
             },
         };
         Self { job, outcome, encoded: None, decode: None, preprocess: None, method: None }
+    }
+
+    /// Reached when the row's picture is in the arena, where another stream brings it there.
+    fn decoded(&self) -> Option<Arc<Event>> {
+        match &self.outcome {
+            Some(Ok(Staged::Device { event, .. })) => event.clone(),
+            Some(Ok(Staged::Host(_)) | Err(_)) | None => None,
+        }
     }
 
     fn is_work(&self) -> bool {
