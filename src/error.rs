@@ -53,6 +53,14 @@ pub enum ErrorKind {
     QueueFull,
     /// The bodies in flight fill `--max-inflight-bytes`.
     Overloaded,
+    /// Loading and unloading are not for requests here (`--model-control-mode`).
+    ControlMode,
+    /// The model could not be loaded; what served before still does.
+    LoadFailed,
+    /// The method exists in the protocol and not here.
+    Unimplemented,
+    /// No such region of shared memory.
+    UnknownRegion,
     /// The model is known and not (yet) ready.
     NotReady,
     /// The server is shutting down.
@@ -86,7 +94,7 @@ pub struct Status {
 
 impl ErrorKind {
     /// Every kind, for metrics that must exist at zero and for tests over the table.
-    pub const ALL: [ErrorKind; 31] = {
+    pub const ALL: [ErrorKind; 35] = {
         use ErrorKind as E;
         [
             E::NotAnImage,
@@ -113,6 +121,10 @@ impl ErrorKind {
             E::SlowClient,
             E::QueueFull,
             E::Overloaded,
+            E::ControlMode,
+            E::LoadFailed,
+            E::Unimplemented,
+            E::UnknownRegion,
             E::NotReady,
             E::Draining,
             E::DeadlineExceeded,
@@ -157,6 +169,10 @@ impl ErrorKind {
             Self::SlowClient => s(408, 4, 6000, 1, "slow_client"),
             Self::QueueFull => s(429, 8, 9000, 5, "queue_full"),
             Self::Overloaded => s(503, 14, 9000, 5, "overloaded"),
+            Self::ControlMode => s(503, 14, 3000, 2, "control_mode"),
+            Self::LoadFailed => s(400, 3, 10000, 8, "load_failed"),
+            Self::Unimplemented => s(501, 12, 3000, 2, "unimplemented"),
+            Self::UnknownRegion => s(404, 5, 10000, 8, "unknown_region"),
             Self::NotReady => s(503, 14, 3001, 6, "not_ready"),
             Self::Draining => s(503, 14, 3001, 6, "draining"),
             Self::DeadlineExceeded => s(504, 4, 6000, 5, "deadline_exceeded"),

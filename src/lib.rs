@@ -9,11 +9,14 @@ pub mod tensor;
 
 pub mod server;
 
+pub mod repository;
+
 pub mod scheduler;
 
 pub mod backend;
 #[allow(unsafe_code, reason = "the only module that calls C libraries; every block says why it is sound")]
 mod ffi;
+pub use ffi::process;
 #[cfg(feature = "tensorrt")]
 #[allow(unsafe_code, reason = "owns CUDA's handles; every block says why it is sound")]
 pub mod gpu;

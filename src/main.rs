@@ -11,6 +11,7 @@ use visord::config::Config;
 use visord::model::golden::{GOLDEN_FILE, Golden};
 use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
+use visord::process::exit;
 use visord::scheduler::guard::record::record;
 use visord::telemetry::logging;
 use visord::telemetry::metrics::Telemetry;
@@ -22,6 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit status for a command line or configuration that is wrong (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
+/// Exit status of a server that could not start or go on.
+const FAILURE: u8 = 1;
 /// Exit status of a run that SIGINT or SIGTERM cut short, as a shell gives it for SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -125,7 +128,7 @@ fn build(args: BuildArgs, mut problems: Problems) -> ExitCode {
                 stop.store(true, Ordering::Relaxed);
                 tokio::select! {
                     ending = building => ending,
-                    () = signals.next() => exit_now(),
+                    () = signals.next() => exit(INTERRUPTED),
                 }
             }
         };
@@ -225,18 +228,15 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = runtime.block_on(run(config));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(code) => code,
-        Err(e) => {
-            tracing::error!("{e}");
-            ExitCode::FAILURE
-        }
-    }
+    let code = runtime.block_on(run(config)).unwrap_or_else(|e| {
+        tracing::error!("{e}");
+        FAILURE
+    });
+    // A model may still be loading on a thread that nothing can stop.
+    exit(code)
 }
 
-async fn run(config: Config) -> Result<ExitCode, AppError> {
+async fn run(config: Config) -> Result<u8, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
@@ -252,18 +252,12 @@ async fn run(config: Config) -> Result<ExitCode, AppError> {
         () = signals.next() => {}
     }
     tokio::select! {
-        () = app.shut_down() => lost.map_or(Ok(ExitCode::SUCCESS), Err),
+        () = app.shut_down() => lost.map_or(Ok(0), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
-            exit_now()
+            exit(INTERRUPTED)
         }
     }
-}
-
-/// Ends the process without waiting for threads that compute.
-#[allow(clippy::disallowed_methods, reason = "a second signal asks for an exit that waits for nothing")]
-fn exit_now() -> ! {
-    std::process::exit(INTERRUPTED.into())
 }
 
 struct Signals {

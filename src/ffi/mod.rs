@@ -3,6 +3,7 @@
 
 #[cfg(feature = "tensorrt")]
 pub(crate) mod nvjpeg;
+pub mod process;
 #[cfg(feature = "tensorrt")]
 pub(crate) mod tensorrt;
 pub(crate) mod turbojpeg;

@@ -11,3 +11,4 @@ pub mod request;
 pub mod served;
 #[cfg(test)]
 mod tests;
+pub mod traffic;

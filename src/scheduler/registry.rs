@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::served::ServedModel;
+use super::traffic::Target;
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::model::config::ModelConfig;
 use crate::model::repository;
@@ -77,7 +78,15 @@ impl Registry {
             .collect()
     }
 
-    /// The version that a request is for: the one it names, or the highest that is ready.
+    /// The versions that may answer a request.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn target(&self, model: &str, version: Option<&str>) -> Result<Target, InferError> {
+        self.find(model, version).map(Target::fixed)
+    }
+
+    /// The version that is meant where no request is answered: the one it names, or the highest that is ready.
     ///
     /// # Errors
     /// `UnknownModel` or `UnknownVersion`, naming those that exist; `NotReady` with the reason.

@@ -3,6 +3,7 @@
 pub mod base64;
 pub mod body;
 pub mod documents;
+pub mod grpc;
 pub mod http;
 pub mod multipart;
 pub mod npy;

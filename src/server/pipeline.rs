@@ -151,6 +151,10 @@ fn stage(kind: ErrorKind) -> Stage {
         | ErrorKind::InvalidArgument
         | ErrorKind::UnknownVersion
         | ErrorKind::UnknownPath
+        | ErrorKind::ControlMode
+        | ErrorKind::LoadFailed
+        | ErrorKind::Unimplemented
+        | ErrorKind::UnknownRegion
         | ErrorKind::MethodNotAllowed
         | ErrorKind::UnsupportedMediaType
         | ErrorKind::UnsupportedEncoding

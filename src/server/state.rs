@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::error::{ErrorKind, InferError};
+use crate::repository::Manager;
 use crate::scheduler::registry::Registry;
 use crate::telemetry::metrics::Telemetry;
 
@@ -34,6 +35,8 @@ pub struct HttpLimits {
 pub struct ServerState {
     /// Models and their states.
     pub registry: Arc<Registry>,
+    /// Loads and unloads them.
+    pub repository: Manager,
     /// Metrics.
     pub telemetry: Telemetry,
     /// Bounds.
@@ -62,6 +65,7 @@ impl ServerState {
             gauge: telemetry.inflight_bytes.clone(),
         };
         Self {
+            repository: Manager::new(Arc::clone(&registry)),
             registry,
             telemetry,
             limits,

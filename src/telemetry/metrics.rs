@@ -25,11 +25,15 @@ pub enum Protocol {
     Oip,
     /// PaddleServing's pipeline gateway.
     Paddle,
+    /// Open Inference Protocol over gRPC.
+    OipGrpc,
+    /// PaddleServing's pipeline over gRPC.
+    PaddleGrpc,
 }
 
 impl Protocol {
     /// Every protocol, for metrics that must exist at zero.
-    pub const ALL: [Protocol; 3] = [Self::Http, Self::Oip, Self::Paddle];
+    pub const ALL: [Protocol; 5] = [Self::Http, Self::Oip, Self::Paddle, Self::OipGrpc, Self::PaddleGrpc];
 
     /// The label's value.
     #[must_use]
@@ -38,6 +42,8 @@ impl Protocol {
             Self::Http => "http",
             Self::Oip => "oip_http",
             Self::Paddle => "paddle_http",
+            Self::OipGrpc => "oip_grpc",
+            Self::PaddleGrpc => "paddle_grpc",
         }
     }
 }
@@ -288,7 +294,7 @@ impl Statistics {
 pub struct ModelMetrics {
     telemetry: Telemetry,
     labels: Vec<Label>,
-    success: [Counter; 3],
+    success: [Counter; Protocol::ALL.len()],
     inferences: Counter,
     executions: Counter,
     request: Histogram,
