@@ -20,6 +20,7 @@ pub mod reply;
 pub mod route;
 pub mod rows;
 pub mod state;
+pub mod tls;
 pub mod v2;
 
 #[cfg(test)]

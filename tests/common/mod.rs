@@ -5,6 +5,7 @@
 
 pub mod daemon;
 pub mod fake;
+pub mod http2;
 pub mod onnx;
 
 use std::io::{BufRead, BufReader, Read, Write};
