@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::model::repository::RepositoryModel;
 use crate::scheduler::registry::{Registry, VersionState};
 use crate::scheduler::served::{LoadError, ServedModel};
-use crate::server::http::{Surface, serve};
+use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::telemetry::metrics::Telemetry;
 
@@ -79,6 +79,8 @@ pub struct App {
     config: Config,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
     /// Where `/metrics` listens.
     pub metrics: SocketAddr,
     stop: watch::Sender<bool>,
@@ -96,6 +98,7 @@ impl App {
     /// [`AppError::Listen`].
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let (http_listener, http) = listen(config.http, "--http-port").await?;
+        let (grpc_listener, grpc) = listen(config.grpc, "--grpc-port").await?;
         let (metrics_listener, metrics) = listen(config.metrics, "--metrics-port").await?;
         let telemetry = Telemetry::new(config.args.triton_metrics);
         let registry = Arc::new(Registry::default());
@@ -107,7 +110,8 @@ impl App {
         }
         let (stop, stopped) = watch::channel(false);
         let listeners = vec![
-            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::All, stopped.clone())),
+            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::Http, stopped.clone())),
+            tokio::spawn(serve(Arc::clone(&state), grpc_listener, Surface::Grpc, stopped.clone())),
             tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
         ];
         let upkeep = tokio::spawn(async move {
@@ -122,7 +126,7 @@ impl App {
             let (state, config, stopping) = (Arc::clone(&state), config.clone(), Arc::clone(&stopping));
             tokio::task::spawn_blocking(move || load(&state, &config, &stopping))
         };
-        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, stopping, loading })
+        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, stopping, loading })
     }
 
     /// Waits until every model serves.

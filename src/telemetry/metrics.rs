@@ -57,6 +57,8 @@ pub struct Telemetry {
     triton: bool,
     /// Open HTTP connections.
     pub connections: Gauge,
+    /// Open gRPC connections.
+    pub grpc_connections: Gauge,
     /// Bytes of request bodies held in memory.
     pub inflight_bytes: Gauge,
     /// 1 when the server is ready.
@@ -94,6 +96,7 @@ impl Telemetry {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_name(name), &METADATA);
         let (connections, inflight_bytes, ready) =
             (gauge(names::CONNECTIONS), gauge(names::INFLIGHT_BYTES), gauge(names::READY));
+        let grpc_connections = gauge(names::GRPC_CONNECTIONS);
         let gpu_unused = gauge(names::GPU_UNUSED);
         recorder
             .register_gauge(
@@ -116,6 +119,7 @@ impl Telemetry {
             process: Arc::new(process),
             triton,
             connections,
+            grpc_connections,
             inflight_bytes,
             ready,
             gpu_unused,
