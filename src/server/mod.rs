@@ -7,6 +7,7 @@ pub mod connection;
 pub mod documents;
 pub mod grpc;
 pub mod http;
+pub mod infer;
 pub mod listener;
 pub mod multipart;
 pub mod npy;

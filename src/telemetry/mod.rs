@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod names;
 pub mod plans;
 pub mod tls;
+pub mod traffic;
