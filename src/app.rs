@@ -177,6 +177,7 @@ impl App {
         for served in self.state.registry.served() {
             served.drain();
         }
+        self.state.close();
         let _ = self.stop.send(true);
         let deadline = tokio::time::Instant::now() + self.config.exit_timeout;
         for mut listener in self.listeners {
