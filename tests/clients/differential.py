@@ -1,24 +1,29 @@
 #!/usr/bin/env python3
 """Sends visord and the real Triton the same requests and holds their answers against each other.
 
-    differential.py --visord HTTP GRPC --triton HTTP GRPC     each HOST:PORT; prints a table
-    differential.py --triton HTTP GRPC --record               writes what Triton answers, for the tests
+    differential.py --visord HTTP GRPC --triton HTTP GRPC    each HOST:PORT; prints a table
+    differential.py --visord HTTP GRPC                       against what Triton answered when it was recorded
+    differential.py --triton HTTP GRPC --record              writes what Triton answers, for the tests
+    differential.py --start VENV [--record]                  starts both (`make differential`)
 
-Both serve engines/ArcFace/1/model.onnx under `--model-control-mode explicit`, Triton as `tests/triton/start` starts it;
-`make differential` runs it all. Answers agree when statuses and fields are equal, floats have a cosine of at least
+Both serve engines/ArcFace/1/model.onnx under `--model-control-mode explicit`, Triton as `tests/triton/start` starts it.
+Answers agree when statuses and fields are equal, floats have a cosine of at least
 MIN_COSINE row by row, and classes are the same with values within VALUE_TOLERANCE. Whatever else differs must be in
 `differences.DIFFERENCES`, and what that list says must still differ: otherwise the exit status is 1.
 """
 
 import argparse
+import contextlib
 import json
-import pathlib
+import subprocess
 import sys
+import time
+import urllib.request
 
 import numpy as np
 
 from cases import CASES, Server
-from daemon import GOLDEN
+from daemon import GOLDEN, MODEL, ROOT, Daemon, free_ports
 from differences import DIFFERENCES
 
 RECORD = GOLDEN / "triton" / "answers.json"
@@ -151,15 +156,49 @@ def recorded():
     return {name: loaded(answer) for name, answer in file["answers"].items()}
 
 
+EXPLICIT = ("--model-control-mode", "explicit", "--load-model", MODEL)
+
+
+@contextlib.contextmanager
+def running_triton(venv):
+    """The addresses of a Triton that is ready."""
+    http, grpc, metrics = map(str, free_ports(3))
+    start = [str(ROOT / "tests" / "triton" / "start"), venv, http, grpc, metrics, *EXPLICIT]
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/health/ready", timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"Triton does not start; see what it says: {' '.join(start)}") from None
+                time.sleep(0.1)
+        yield f"127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--visord", nargs=2, metavar=("HTTP", "GRPC"))
     arguments.add_argument("--triton", nargs=2, metavar=("HTTP", "GRPC"), help="else what was recorded is used")
-    arguments.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(GOLDEN.parents[1])}")
+    arguments.add_argument("--record", action="store_true", help=f"write {RECORD.relative_to(ROOT)}")
+    arguments.add_argument("--start", metavar="VENV", help="start both; VENV is made from tests/triton/requirements.txt")
     options = arguments.parse_args()
-    if options.record and not options.triton or not (options.visord or options.record):
-        arguments.error("--visord is needed, or --triton with --record")
+    if not options.start and not options.visord and not (options.triton and options.record):
+        arguments.error("--visord or --start is needed, or --triton with --record")
+    with contextlib.ExitStack() as stack:
+        if options.start:
+            options.triton = stack.enter_context(running_triton(options.start))
+            daemon = stack.enter_context(Daemon(*EXPLICIT))
+            options.visord = daemon.address, f"127.0.0.1:{daemon.grpc_port}"
+        return compare(options)
 
+
+def compare(options):
     if options.triton:
         triton = Server(*options.triton)
         theirs = {case.name: case.run(triton) for case in CASES}
@@ -186,5 +225,4 @@ def written_lines(file):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(pathlib.Path(__file__).parent))
     sys.exit(main())
