@@ -55,6 +55,17 @@ pub enum PaddleErrNo {
     V08,
 }
 
+/// How models come and go while the server runs, in Triton's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ControlMode {
+    /// Every model is loaded at start, and stays.
+    None,
+    /// The repository is watched: what changes in it is loaded, replaced or unloaded.
+    Poll,
+    /// Models are loaded and unloaded by request.
+    Explicit,
+}
+
 /// Flags of `check`: those of `serve`, and what it may write.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
@@ -86,6 +97,28 @@ pub struct ServeArgs {
     /// Folder with one folder for each model: <MODEL>/model.toml, <MODEL>/<VERSION>/model.onnx
     #[arg(long, env = "VISORD_MODEL_REPOSITORY", value_name = "DIR", default_value = "engines")]
     pub model_repository: PathBuf,
+
+    /// How models change while the server runs: not at all, as the repository changes, or by request
+    #[arg(long, env = "VISORD_MODEL_CONTROL_MODE", value_enum, default_value_t = ControlMode::None,
+          value_name = "MODE")]
+    pub model_control_mode: ControlMode,
+
+    /// Model to load at start with --model-control-mode explicit; may be given several times, * for every model
+    /// [default: none is loaded]
+    #[arg(long, env = "VISORD_LOAD_MODEL", value_name = "MODEL", value_delimiter = ',')]
+    pub load_model: Vec<String>,
+
+    /// Longest time between two looks at the repository with --model-control-mode poll, seconds; changes that the
+    /// kernel tells of are seen at once
+    #[arg(long, env = "VISORD_REPOSITORY_POLL_SECS", value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub repository_poll_secs: u64,
+
+    /// With --model-control-mode poll, how long nothing in a model's folder must change before it is loaded,
+    /// milliseconds: longer than your copies pause
+    #[arg(long, env = "VISORD_REPOSITORY_SETTLE_MILLIS", value_name = "MILLISECONDS", default_value_t = 3_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub repository_settle_millis: u64,
 
     /// Address to listen on; 0.0.0.0 for every interface
     #[arg(long, env = "VISORD_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use visord::app::{App, AppError};
 use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
 use visord::config::Config;
 use visord::model::golden::{GOLDEN_FILE, Golden};
-use visord::model::repository::RepositoryVersion;
+use visord::model::repository::{RepositoryVersion, read_all};
 use visord::problems::Problems;
 use visord::process::exit;
 use visord::scheduler::guard::record::record;
@@ -60,7 +60,10 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
-    let config = Config::resolve(args.serve.clone(), &mut problems);
+    let mut config = Config::resolve(args.serve.clone(), &mut problems);
+    if config.args.model_control_mode != ControlMode::None {
+        config.models = read_all(&config.args.model_repository, &mut problems);
+    }
     // What is to be replaced need not be right.
     problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
     if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }

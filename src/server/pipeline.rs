@@ -90,7 +90,8 @@ pub async fn infer(
 /// The model that answers for a service: its state decides between "no such service" and "not now".
 fn find(state: &ServerState, service: &str) -> Option<Result<Arc<ServedModel>, InferError>> {
     let models = state.registry.models();
-    let model = models.values().find(|m| m.config.paddle_service == service)?;
+    // One that was unloaded may have had the name before.
+    let model = models.values().filter(|m| m.config.paddle_service == service).max_by_key(|m| m.serves())?;
     Some(state.registry.find(&model.config.name, None))
 }
 
