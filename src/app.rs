@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::repository::{NotServed, Started};
 use crate::scheduler::registry::{Failure, Registry};
-use crate::server::http::{Surface, serve};
+use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::telemetry::metrics::Telemetry;
 
@@ -78,6 +78,8 @@ pub struct App {
     config: Config,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
     /// Where `/metrics` listens.
     pub metrics: SocketAddr,
     stop: watch::Sender<bool>,
@@ -93,6 +95,7 @@ impl App {
     /// [`AppError::Listen`].
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let (http_listener, http) = listen(config.http, "--http-port").await?;
+        let (grpc_listener, grpc) = listen(config.grpc, "--grpc-port").await?;
         let (metrics_listener, metrics) = listen(config.metrics, "--metrics-port").await?;
         let telemetry = Telemetry::new(config.args.triton_metrics);
         let registry = Arc::new(Registry::default());
@@ -101,7 +104,8 @@ impl App {
         let started = started.map_err(|source| AppError::Process { what: "starting the loader", source })?;
         let (stop, stopped) = watch::channel(false);
         let listeners = vec![
-            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::All, stopped.clone())),
+            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::Http, stopped.clone())),
+            tokio::spawn(serve(Arc::clone(&state), grpc_listener, Surface::Grpc, stopped.clone())),
             tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
         ];
         let upkeep = tokio::spawn(async move {
@@ -111,7 +115,7 @@ impl App {
                 telemetry.upkeep();
             }
         });
-        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, started })
+        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, started })
     }
 
     /// Waits until every model that was asked for at start has been tried.

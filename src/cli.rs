@@ -128,7 +128,7 @@ pub struct ServeArgs {
     #[arg(long, env = "VISORD_HTTP_PORT", value_name = "PORT", default_value_t = 8000)]
     pub http_port: u16,
 
-    /// Port of gRPC; reserved, this version does not serve gRPC
+    /// Port of gRPC; 0 takes a free one and logs it
     #[arg(long, env = "VISORD_GRPC_PORT", value_name = "PORT", default_value_t = 8001)]
     pub grpc_port: u16,
 

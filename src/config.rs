@@ -17,6 +17,8 @@ pub struct Config {
     pub args: ServeArgs,
     /// Address of HTTP.
     pub http: SocketAddr,
+    /// Address of gRPC.
+    pub grpc: SocketAddr,
     /// Address of `/metrics`.
     pub metrics: SocketAddr,
     /// Bounds on what clients send.
@@ -44,8 +46,15 @@ impl Config {
             let allowed = format!("must be at least --max-body-bytes, {}", args.max_body_bytes);
             problems.add("command line", "--max-inflight-bytes", args.max_inflight_bytes, allowed);
         }
-        if args.http_port != 0 && args.http_port == args.metrics_port {
-            problems.add("command line", "--metrics-port", args.metrics_port, "must differ from --http-port");
+        let (http, grpc, metrics) = (args.http_port, args.grpc_port, args.metrics_port);
+        for (flag, port, other, taken) in [
+            ("--grpc-port", grpc, "--http-port", http),
+            ("--metrics-port", metrics, "--http-port", http),
+            ("--metrics-port", metrics, "--grpc-port", grpc),
+        ] {
+            if port != 0 && port == taken {
+                problems.add("command line", flag, port, format!("must differ from {other}"));
+            }
         }
         if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             problems.add("command line", "--log-level", &args.log_level, e);
@@ -55,6 +64,7 @@ impl Config {
         let seconds = Duration::from_secs;
         Self {
             http: SocketAddr::new(host, args.http_port),
+            grpc: SocketAddr::new(host, args.grpc_port),
             metrics: SocketAddr::new(host, args.metrics_port),
             limits: HttpLimits {
                 max_body_bytes: size(args.max_body_bytes),

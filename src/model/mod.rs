@@ -8,3 +8,4 @@ pub mod onnx;
 pub mod repository;
 pub mod spec;
 pub mod tensorrt;
+pub mod traffic;

@@ -145,9 +145,11 @@ pub fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Rep
         VersionPolicy::Specific(list) => {
             for missing in list.iter().filter(|v| !found.iter().any(|(f, _)| f == *v)) {
                 let source = dir.join("model.toml");
+                // Without version_policy, [traffic] asks for it.
+                let key = config.traffic.key_of(*missing);
                 problems.add(
                     source.display(),
-                    "version_policy.specific.versions",
+                    key.as_deref().unwrap_or("version_policy.specific.versions"),
                     missing,
                     format!("has no folder {}", dir.join(missing.to_string()).display()),
                 );
@@ -156,6 +158,8 @@ pub fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Rep
             found
         }
     };
+    let numbers: Vec<u64> = chosen.iter().map(|(v, _)| *v).collect();
+    config.traffic.check(&numbers, &config.version_policy, &dir.join("model.toml"), problems);
     let versions = chosen
         .into_iter()
         .filter_map(|(version, path)| match OnnxInfo::read(&path) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 
 use super::served::ServedModel;
-use super::traffic::Target;
+use super::traffic::{Target, Traffic};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::model::config::ModelConfig;
 use crate::model::repository;
@@ -57,6 +57,8 @@ pub struct Entry {
     pub config: Arc<ModelConfig>,
     /// Its versions by number.
     pub versions: BTreeMap<u64, VersionState>,
+    /// Which of them answers a request.
+    pub traffic: Arc<Traffic>,
     /// What the versions do not say.
     pub attempt: Attempt,
     /// Whether readiness waits for it: it was asked for at start, or it has served.
@@ -64,10 +66,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A model that nothing is known of but its configuration.
+    /// A model with these versions, in place of what `before` holds: requests in hand keep that.
     #[must_use]
-    pub fn new(config: Arc<ModelConfig>) -> Self {
-        Self { config, versions: BTreeMap::new(), attempt: Attempt::Settled, awaited: false }
+    pub fn new(
+        config: Arc<ModelConfig>,
+        versions: BTreeMap<u64, VersionState>,
+        before: Option<&Self>,
+    ) -> Self {
+        let traffic = Arc::new(Traffic::new(&config, &versions, before.map(|b| &*b.traffic)));
+        let awaited = before.is_some_and(|b| b.awaited);
+        Self { config, versions, traffic, attempt: Attempt::Settled, awaited }
     }
 
     /// Whether a version is in service.
@@ -113,7 +121,7 @@ impl Registry {
         });
     }
 
-    /// Changes what is known of one model, if anything is.
+    /// Changes what is known of one model, if anything is; not what serves, which [`Entry::new`] puts in a whole.
     pub fn update(&self, model: &str, f: impl Fn(&mut Entry)) {
         self.change(|models| {
             if let Some(entry) = models.get_mut(model) {
@@ -140,8 +148,11 @@ impl Registry {
     /// Sets the state of one version.
     pub fn set(&self, config: &Arc<ModelConfig>, version: u64, state: &VersionState) {
         self.change(|models| {
-            let entry = models.entry(config.name.clone()).or_insert_with(|| Entry::new(Arc::clone(config)));
-            entry.versions.insert(version, state.clone());
+            let before = models.get(&config.name);
+            let mut versions = before.map_or_else(BTreeMap::new, |b| b.versions.clone());
+            versions.insert(version, state.clone());
+            let entry = Entry::new(Arc::clone(config), versions, before);
+            models.insert(config.name.clone(), entry);
         });
     }
 
@@ -178,43 +189,59 @@ impl Registry {
     /// # Errors
     /// As [`Self::find`].
     pub fn target(&self, model: &str, version: Option<&str>) -> Result<Target, InferError> {
-        self.find(model, version).map(Target::fixed)
+        let models = self.models.load();
+        let entry = entry(&models, model)?;
+        let served = entry.find(version)?;
+        let traffic = Arc::clone(&entry.traffic);
+        Ok(if version.is_some() { Target::named(traffic, served) } else { Target::any(traffic, served) })
     }
 
-    /// The version that is meant where no request is answered: the one it names, or the highest that is ready.
+    /// The version that is meant where no request is answered: the one it names, or the highest that is ready of
+    /// those that answer requests which name none.
     ///
     /// # Errors
     /// `UnknownModel` or `UnknownVersion`, naming those that exist; `NotReady` with the reason.
     pub fn find(&self, model: &str, version: Option<&str>) -> Result<Arc<ServedModel>, InferError> {
-        let models = self.models.load();
-        let Some(entry) = models.get(model) else {
-            let names = models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(InferError::new(
-                ErrorKind::UnknownModel,
-                format!("unknown model \"{}\"; the models here are: {names}", shorten(model)),
-            ));
-        };
+        entry(&self.models.load(), model)?.find(version)
+    }
+}
+
+fn entry<'a>(models: &'a BTreeMap<String, Entry>, model: &str) -> Result<&'a Entry, InferError> {
+    models.get(model).ok_or_else(|| {
+        let names = models.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        InferError::new(
+            ErrorKind::UnknownModel,
+            format!("unknown model \"{}\"; the models here are: {names}", shorten(model)),
+        )
+    })
+}
+
+impl Entry {
+    fn find(&self, version: Option<&str>) -> Result<Arc<ServedModel>, InferError> {
+        let model = &self.config.name;
         let state = match version {
-            Some(text) => {
-                repository::version(text).and_then(|v| entry.versions.get(&v)).ok_or_else(|| {
-                    let here = entry.versions.iter().filter(|(_, s)| !matches!(s, VersionState::Unloaded));
-                    let versions = here.map(|(v, _)| v.to_string()).collect::<Vec<_>>().join(", ");
-                    InferError::new(
-                        ErrorKind::UnknownVersion,
-                        format!(
-                            "unknown version \"{}\" of model \"{model}\"; its versions are: {versions}",
-                            shorten(text)
-                        ),
-                    )
-                })?
-            }
+            Some(text) => repository::version(text).and_then(|v| self.versions.get(&v)).ok_or_else(|| {
+                let here = self.versions.iter().filter(|(_, s)| !matches!(s, VersionState::Unloaded));
+                let versions = here.map(|(v, _)| v.to_string()).collect::<Vec<_>>().join(", ");
+                InferError::new(
+                    ErrorKind::UnknownVersion,
+                    format!(
+                        "unknown version \"{}\" of model \"{model}\"; its versions are: {versions}",
+                        shorten(text)
+                    ),
+                )
+            })?,
             None => {
-                let ready = entry.versions.values().rev().find(|v| matches!(v, VersionState::Ready(_)));
-                ready.or_else(|| entry.versions.values().next_back()).ok_or_else(|| match &entry.attempt {
+                if let Some(served) = self.traffic.highest() {
+                    return Ok(Arc::clone(served));
+                }
+                // None is ready: the highest says why.
+                let highest = self.versions.iter().rev().find(|(v, _)| self.traffic.answers(**v));
+                highest.map(|(_, state)| state).ok_or_else(|| match &self.attempt {
                     Attempt::Loading(_) => not_ready(model, LOADING),
                     Attempt::Failed(failure) => not_ready(model, &failure.why),
                     Attempt::Settled => {
-                        let text = format!("model \"{model}\" has no version");
+                        let text = format!("model \"{model}\" has no version that answers");
                         InferError::new(ErrorKind::UnknownVersion, text)
                     }
                 })?

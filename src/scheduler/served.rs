@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::batcher::BatchPolicy;
 use super::guard::{Drift, GoldenReport, Refusal};
 use super::instance::Crew;
@@ -24,6 +26,8 @@ pub struct ServedModel {
     pub config: Arc<ModelConfig>,
     /// Its version.
     pub version: u64,
+    /// `name/version`, as answers name the version that gave them.
+    pub label: Bytes,
     /// Its signature and settings.
     pub spec: ModelSpec,
     /// What runs it.
@@ -199,6 +203,7 @@ impl ServedModel {
         let mut served = Self {
             config: Arc::clone(config),
             version,
+            label: format!("{}/{version}", config.name).into(),
             spec: spec.clone(),
             backend,
             metrics,

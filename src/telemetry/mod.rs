@@ -7,3 +7,4 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod plans;
+pub mod traffic;

@@ -55,6 +55,8 @@ pub const DRIFT_FALLBACK: &str = "visord_drift_fallback";
 pub const READY: &str = "visord_ready";
 /// Open HTTP connections.
 pub const CONNECTIONS: &str = "visord_http_connections";
+/// Open gRPC connections.
+pub const GRPC_CONNECTIONS: &str = "visord_grpc_connections";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
 /// Plans that were asked of the plan cache, by `outcome`.
@@ -69,6 +71,22 @@ pub const IMAGE_DECODES: &str = "visord_image_decodes_total";
 /// 1 where there is a GPU and a model is served without it.
 pub const GPU_UNUSED: &str = "visord_gpu_unused";
 
+/// Requests whose version, by `[traffic]`, was not ready, so that another answered, by `model` and `version`.
+pub const TRAFFIC_FALLBACKS: &str = "visord_traffic_fallbacks_total";
+/// Share of requests that `[traffic]` gives to a version, by `model` and `version`.
+pub const TRAFFIC_SHARE: &str = "visord_traffic_share_ratio";
+/// Cosine between a row of an output and the same row on the shadow version, by `model`, `version` (which
+/// answered), `shadow` (which ran the copy) and `output`.
+pub const SHADOW_COSINE: &str = "visord_shadow_cosine";
+/// Rows by whether both versions say the same, likewise and by `agree`.
+pub const SHADOW_AGREEMENT: &str = "visord_shadow_agreement_total";
+/// From the queue to the result of requests that ran on both versions, by `model`, `version`, `shadow` and `side`.
+pub const SHADOW_SECONDS: &str = "visord_shadow_duration_seconds";
+/// Copies given up before they ran, by `model`, `version`, `shadow` and `reason`.
+pub const SHADOW_SHED: &str = "visord_shadow_shed_total";
+/// Copies that failed and outputs that cannot be compared, likewise.
+pub const SHADOW_ERRORS: &str = "visord_shadow_errors_total";
+
 /// Unit of a metric, for its description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -76,12 +94,12 @@ pub enum Kind {
     Counter,
     /// Goes both ways.
     Gauge,
-    /// Observations in [`DURATION_BUCKETS`] or [`BATCH_BUCKETS`].
+    /// Observations in [`DURATION_BUCKETS`], [`BATCH_BUCKETS`] or [`COSINE_BUCKETS`].
     Histogram,
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 32] = [
+pub const ALL: &[(&str, Kind, &str)] = &[
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -112,12 +130,24 @@ pub const ALL: [(&str, Kind, &str); 32] = [
     (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
+    (GRPC_CONNECTIONS, Kind::Gauge, "Open gRPC connections."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
     (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
     (IMAGE_DECODES, Kind::Counter, "Images decoded for an engine on a GPU, by who decoded."),
     (GPU_UNUSED, Kind::Gauge, "1 where there is a GPU and a model is served without it."),
+    (TRAFFIC_FALLBACKS, Kind::Counter, "Requests whose version was not ready, so that another answered."),
+    (TRAFFIC_SHARE, Kind::Gauge, "Share of the requests that [traffic] gives to a version."),
+    (
+        SHADOW_COSINE,
+        Kind::Histogram,
+        "Cosine between outputs of the version that answered and of the shadow.",
+    ),
+    (SHADOW_AGREEMENT, Kind::Counter, "Rows by whether both versions name the same class or numbers."),
+    (SHADOW_SECONDS, Kind::Histogram, "From queue to result of requests that ran on both versions, by side."),
+    (SHADOW_SHED, Kind::Counter, "Copies of requests given up before they ran, by reason."),
+    (SHADOW_ERRORS, Kind::Counter, "Copies that failed and outputs that cannot be compared, by reason."),
 ];
 
 /// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.
@@ -128,6 +158,10 @@ pub const DURATION_BUCKETS: [f64; 18] = [
 
 /// Bucket bounds of batch sizes, rows.
 pub const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Bucket bounds of cosines, fine where two versions of one network lie: `le` counts what is at most that near.
+pub const COSINE_BUCKETS: [f64; 13] =
+    [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999, 1.0];
 
 /// Triton's own names and units (microseconds, no `_total`), for dashboards that exist, behind
 /// `--triton-metrics`. Source: Triton's `docs/user_guide/metrics.md`.
