@@ -66,12 +66,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A model that nothing is known of but its configuration.
+    /// A model with these versions, in place of what `before` holds: requests in hand keep that.
     #[must_use]
-    pub fn new(config: Arc<ModelConfig>) -> Self {
-        let versions = BTreeMap::new();
-        let traffic = Arc::new(Traffic::new(&config, &versions, None));
-        Self { config, versions, traffic, attempt: Attempt::Settled, awaited: false }
+    pub fn new(
+        config: Arc<ModelConfig>,
+        versions: BTreeMap<u64, VersionState>,
+        before: Option<&Self>,
+    ) -> Self {
+        let traffic = Arc::new(Traffic::new(&config, &versions, before.map(|b| &*b.traffic)));
+        let awaited = before.is_some_and(|b| b.awaited);
+        Self { config, versions, traffic, attempt: Attempt::Settled, awaited }
     }
 
     /// Whether traffic is divided alike: the same configuration and the same versions in service.
@@ -134,7 +138,7 @@ impl Registry {
         });
     }
 
-    /// Changes what is known of one model, if anything is.
+    /// Changes what is known of one model, if anything is; not what serves, which [`Entry::new`] puts in a whole.
     pub fn update(&self, model: &str, f: impl Fn(&mut Entry)) {
         self.change(|models| {
             if let Some(entry) = models.get_mut(model) {
@@ -168,8 +172,11 @@ impl Registry {
     /// Sets the state of one version.
     pub fn set(&self, config: &Arc<ModelConfig>, version: u64, state: &VersionState) {
         self.change(|models| {
-            let entry = models.entry(config.name.clone()).or_insert_with(|| Entry::new(Arc::clone(config)));
-            entry.versions.insert(version, state.clone());
+            let before = models.get(&config.name);
+            let mut versions = before.map_or_else(BTreeMap::new, |b| b.versions.clone());
+            versions.insert(version, state.clone());
+            let entry = Entry::new(Arc::clone(config), versions, before);
+            models.insert(config.name.clone(), entry);
         });
     }
 
