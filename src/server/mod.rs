@@ -17,6 +17,7 @@ pub mod reply;
 pub mod route;
 pub mod rows;
 pub mod state;
+pub mod sticky;
 pub mod v2;
 
 #[cfg(test)]

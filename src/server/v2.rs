@@ -11,6 +11,7 @@ use super::oip::{self, Parsed};
 use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
 use super::rows;
 use super::state::ServerState;
+use super::sticky::{HttpSticky, name_version};
 use crate::error::InferError;
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::served::ServedModel;
@@ -31,26 +32,28 @@ pub async fn infer(
     incoming: Incoming,
     arrival: Instant,
 ) -> Result<Reply, InferError> {
-    let served = state.registry.find(model, version)?;
+    let target = state.registry.target(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
-    let (asked, rows) = in_place(collected.bytes.len(), || {
-        let mut request = match oip::parse(&collected.bytes, json_length)? {
+    let (chosen, asked, rows) = in_place(collected.bytes.len(), || {
+        let (parsed, key) = oip::parse_keyed(&collected.bytes, json_length, target.sticky_parameter())?;
+        let chosen = target.pick(&HttpSticky::new(headers, key));
+        let mut request = match parsed {
             Parsed::Infer(request) => request,
-            Parsed::Raw(raw) => match &served.spec.image {
+            Parsed::Raw(raw) => match &chosen.spec.image {
                 Some(image) => raw.resolve(&[rows::image_spec(image)], true)?,
-                None => raw.resolve(&served.spec.inputs, served.spec.batched())?,
+                None => raw.resolve(&chosen.spec.inputs, chosen.spec.batched())?,
             },
         };
-        let outputs: Vec<_> = served.spec.outputs.iter().map(|o| o.tensor.clone()).collect();
+        let outputs: Vec<_> = chosen.spec.outputs.iter().map(|o| o.tensor.clone()).collect();
         oip::resolve::check_outputs(&request.outputs, &outputs)?;
         let inputs = std::mem::take(&mut request.inputs);
-        let rows = rows::from_oip(&served.spec, inputs)?;
-        Ok::<_, InferError>((request, rows))
+        let rows = rows::from_oip(&chosen.spec, inputs)?;
+        Ok::<_, InferError>((chosen, request, rows))
     })?;
     let request = InferRequest { rows, priority: asked.priority, timeout: asked.timeout, arrival };
-    let response = served.infer(request, Protocol::Oip).await?;
-    let encoded = encode(&served, &asked, response.outputs)?;
+    let response = chosen.infer(request, Protocol::Oip).await?;
+    let encoded = encode(&chosen, &asked, response.outputs)?;
     let (body, encoding) = compress(headers, encoded.body);
     let mut answer = match encoded.json_len {
         None => reply(StatusCode::OK, JSON, body),
@@ -61,6 +64,7 @@ pub async fn infer(
         }
     };
     set_encoding(&mut answer, encoding);
+    name_version(&mut answer, &chosen);
     Ok(answer)
 }
 
