@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::model::repository::RepositoryModel;
 use crate::scheduler::registry::{Registry, VersionState};
 use crate::scheduler::served::{LoadError, ServedModel};
-use crate::server::http::{Surface, serve};
+use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
+use crate::server::tls::Tls;
 use crate::telemetry::metrics::Telemetry;
+use crate::telemetry::tls::TlsMetrics;
 
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -79,6 +81,8 @@ pub struct App {
     config: Config,
     /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where gRPC listens.
+    pub grpc: SocketAddr,
     /// Where `/metrics` listens.
     pub metrics: SocketAddr,
     stop: watch::Sender<bool>,
@@ -96,6 +100,7 @@ impl App {
     /// [`AppError::Listen`].
     pub async fn start(config: Config) -> Result<Self, AppError> {
         let (http_listener, http) = listen(config.http, "--http-port").await?;
+        let (grpc_listener, grpc) = listen(config.grpc, "--grpc-port").await?;
         let (metrics_listener, metrics) = listen(config.metrics, "--metrics-port").await?;
         let telemetry = Telemetry::new(config.args.triton_metrics);
         let registry = Arc::new(Registry::default());
@@ -106,9 +111,20 @@ impl App {
             }
         }
         let (stop, stopped) = watch::channel(false);
+        let tls = config.tls.clone().map(|credentials| {
+            let tls = Arc::new(Tls::new(&credentials, TlsMetrics::new(&telemetry)));
+            let (kept, stopped) = (Arc::clone(&tls), stopped.clone());
+            tokio::spawn(async move { kept.keep_current(credentials, stopped).await });
+            tls
+        });
+        let listener = |socket, surface, tls| {
+            tokio::spawn(serve(Arc::clone(&state), socket, surface, tls, stopped.clone()))
+        };
         let listeners = vec![
-            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::All, stopped.clone())),
-            tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
+            listener(http_listener, Surface::Http, tls.clone()),
+            listener(grpc_listener, Surface::Grpc, tls),
+            // Probes and scrapers have no client certificates, and this port shows nothing but metrics and health.
+            listener(metrics_listener, Surface::Metrics, None),
         ];
         let upkeep = tokio::spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
@@ -122,7 +138,7 @@ impl App {
             let (state, config, stopping) = (Arc::clone(&state), config.clone(), Arc::clone(&stopping));
             tokio::task::spawn_blocking(move || load(&state, &config, &stopping))
         };
-        Ok(Self { state, config, http, metrics, stop, listeners, upkeep, stopping, loading })
+        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, stopping, loading })
     }
 
     /// Waits until every model serves.
@@ -161,6 +177,7 @@ impl App {
         for served in self.state.registry.served() {
             served.drain();
         }
+        self.state.close();
         let _ = self.stop.send(true);
         let deadline = tokio::time::Instant::now() + self.config.exit_timeout;
         for mut listener in self.listeners {

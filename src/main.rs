@@ -239,7 +239,8 @@ fn serve(config: Config) -> ExitCode {
 async fn run(config: Config) -> Result<u8, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
+    let (http, grpc, metrics) = (app.http, app.grpc, app.metrics);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %http, %grpc, %metrics, "listening");
     let mut lost = None;
     tokio::select! {
         loaded = app.loaded() => {

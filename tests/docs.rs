@@ -88,7 +88,7 @@ fn every_key_of_model_toml_is_described() {
 #[test]
 fn every_metric_is_described_with_its_kind() {
     let page = read("docs/metrics.md");
-    for (name, kind, _) in names::ALL {
+    for &(name, kind, _) in names::ALL {
         let cells = row(&page, name).unwrap_or_else(|| panic!("{name} has no row"));
         assert_eq!(cells[1], format!("{kind:?}").to_lowercase(), "{name}");
     }

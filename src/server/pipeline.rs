@@ -16,8 +16,10 @@ use super::state::ServerState;
 use super::sticky::{HttpSticky, name_version};
 use crate::error::{ErrorKind, InferError};
 use crate::scheduler::request::InferRequest;
+use crate::scheduler::served::ServedModel;
 use crate::scheduler::traffic::{Chosen, Target};
 use crate::telemetry::metrics::Protocol;
+use crate::tensor::Tensor;
 
 /// 405 as the gateway says it.
 #[must_use]
@@ -101,9 +103,27 @@ pub async fn infer(
 
 /// The model that answers for a service: its state decides between "no such service" and "not now".
 fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>> {
+    model_of(state, service).map(|model| state.registry.target(&model, None))
+}
+
+/// Name of the model that answers for a service.
+#[must_use]
+pub fn model_of(state: &ServerState, service: &str) -> Option<String> {
     let models = state.registry.models();
     let model = models.values().find(|m| m.config.paddle_service == service)?;
-    Some(state.registry.target(&model.config.name, None))
+    Some(model.config.name.clone())
+}
+
+/// The outputs under the keys that clients know them by.
+#[must_use]
+pub fn named<'a>(served: &'a ServedModel, outputs: &'a [Tensor]) -> Vec<(&'a str, &'a Tensor)> {
+    let single = served.spec.outputs.len() == 1;
+    let named = served.spec.outputs.iter().zip(outputs).map(|(spec, tensor)| {
+        let name = spec.tensor.name.as_str();
+        let renamed = served.config.paddle_keys.iter().find(|(from, _)| from == name);
+        (renamed.map_or(if single { "out" } else { name }, |(_, to)| to.as_str()), tensor)
+    });
+    named.collect()
 }
 
 async fn run(
@@ -118,30 +138,21 @@ async fn run(
     let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e))?;
     let request = InferRequest { rows, priority: 0, timeout: None, arrival };
     let response = served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), e))?;
-    let keys = &served.config.paddle_keys;
-    let single = served.spec.outputs.len() == 1;
-    let outputs: Vec<_> = served
-        .spec
-        .outputs
-        .iter()
-        .zip(&response.outputs)
-        .map(|(spec, tensor)| {
-            let name = spec.tensor.name.as_str();
-            let renamed = keys.iter().find(|(from, _)| from == name).map(|(_, to)| to.as_str());
-            (renamed.unwrap_or(if single { "out" } else { name }), tensor)
-        })
-        .collect();
+    let outputs = named(served, &response.outputs);
     answer
         .write_outputs(&outputs, count, out)
         .map_err(|e| (Stage::Postprocess, InferError::new(ErrorKind::Internal, e.to_string())))
 }
 
 /// Where PaddleServing would have failed.
-fn stage(kind: ErrorKind) -> Stage {
+#[must_use]
+pub fn stage(kind: ErrorKind) -> Stage {
     match kind {
-        ErrorKind::MalformedJson | ErrorKind::UnknownModel | ErrorKind::NotReady | ErrorKind::Draining => {
-            Stage::Service
-        }
+        ErrorKind::MalformedJson
+        | ErrorKind::MalformedProtobuf
+        | ErrorKind::UnknownModel
+        | ErrorKind::NotReady
+        | ErrorKind::Draining => Stage::Service,
         ErrorKind::QueueFull
         | ErrorKind::Overloaded
         | ErrorKind::DeadlineExceeded

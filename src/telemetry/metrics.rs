@@ -61,6 +61,8 @@ pub struct Telemetry {
     triton: bool,
     /// Open HTTP connections.
     pub connections: Gauge,
+    /// Open gRPC connections.
+    pub grpc_connections: Gauge,
     /// Bytes of request bodies held in memory.
     pub inflight_bytes: Gauge,
     /// 1 when the server is ready.
@@ -90,7 +92,7 @@ impl Telemetry {
             })
             .expect("bucket lists are not empty")
             .build_recorder();
-        for (name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL {
             let unit = if name.ends_with("_seconds") { Some(Unit::Seconds) } else { None };
             match kind {
                 Kind::Counter => recorder.describe_counter(name.into(), unit, help.into()),
@@ -101,6 +103,7 @@ impl Telemetry {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_name(name), &METADATA);
         let (connections, inflight_bytes, ready) =
             (gauge(names::CONNECTIONS), gauge(names::INFLIGHT_BYTES), gauge(names::READY));
+        let grpc_connections = gauge(names::GRPC_CONNECTIONS);
         let gpu_unused = gauge(names::GPU_UNUSED);
         recorder
             .register_gauge(
@@ -123,6 +126,7 @@ impl Telemetry {
             process: Arc::new(process),
             triton,
             connections,
+            grpc_connections,
             inflight_bytes,
             ready,
             gpu_unused,
@@ -501,7 +505,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_rules() {
-        for (name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL {
             assert!(name.starts_with("visord_"), "{name}");
             assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
             assert!(help.ends_with('.'), "{name}: {help}");

@@ -49,6 +49,14 @@ pub const DRIFT_FALLBACK: &str = "visord_drift_fallback";
 pub const READY: &str = "visord_ready";
 /// Open HTTP connections.
 pub const CONNECTIONS: &str = "visord_http_connections";
+/// Open gRPC connections.
+pub const GRPC_CONNECTIONS: &str = "visord_grpc_connections";
+/// TLS handshakes that failed, by `reason`.
+pub const TLS_FAILURES: &str = "visord_tls_handshake_failures_total";
+/// Times that the TLS files changed, by `outcome`.
+pub const TLS_RELOADS: &str = "visord_tls_reloads_total";
+/// When the certificate in use ends.
+pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
 /// Plans that were asked of the plan cache, by `outcome`.
@@ -91,7 +99,7 @@ pub enum Kind {
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 36] = [
+pub const ALL: &[(&str, Kind, &str)] = &[
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -119,6 +127,10 @@ pub const ALL: [(&str, Kind, &str); 36] = [
     (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
+    (GRPC_CONNECTIONS, Kind::Gauge, "Open gRPC connections."),
+    (TLS_FAILURES, Kind::Counter, "TLS handshakes that failed, by reason."),
+    (TLS_RELOADS, Kind::Counter, "Times that the TLS files changed, by whether they could be used."),
+    (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),

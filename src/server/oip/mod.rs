@@ -8,6 +8,7 @@
 //! <https://github.com/triton-inference-server/server/tree/main/docs/protocol>.
 
 mod binary;
+pub mod checks;
 mod classification;
 mod config;
 mod json;
@@ -22,6 +23,7 @@ mod tensor_json;
 #[cfg(test)]
 mod tests;
 
+pub use binary::split_elements;
 pub use classification::{Classes, classify};
 pub use config::{
     DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, Parameter, QueuePolicy, TensorConfig,
@@ -30,7 +32,7 @@ pub use config::{
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use raw::RawRequest;
 pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed};
-pub use response::{Encoded, InferResponse, OutputTensor, error_body, write};
+pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,
     Statistics,

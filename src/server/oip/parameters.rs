@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::json::clip;
-use crate::error::{ErrorKind, InferError};
+use super::checks::{no_shared_memory, wrong_parameter};
+use crate::error::InferError;
 
 /// The parameters that mean something here, unread: each is checked where it applies, so that one in the
 /// wrong place is ignored like any unknown one. `null` counts as absent.
@@ -124,10 +124,7 @@ impl<'a> Parameters<'a> {
     pub fn refuse_shared_memory(&self) -> Result<(), InferError> {
         match self.shared_memory_region {
             None => Ok(()),
-            Some(_) => Err(InferError::new(
-                ErrorKind::InvalidArgument,
-                "parameter `shared_memory_region`: shared memory is not served, send tensors in the body",
-            )),
+            Some(_) => Err(no_shared_memory()),
         }
     }
 }
@@ -136,16 +133,11 @@ fn integer(name: &str, value: Option<&RawValue>, least: u64) -> Result<Option<u6
     let Some(value) = value else { return Ok(None) };
     match value.get().parse::<u64>() {
         Ok(number) if number >= least => Ok(Some(number)),
-        Ok(_) | Err(_) => Err(wrong(name, &format!("an integer of at least {least}"), value)),
+        Ok(_) | Err(_) => Err(wrong_parameter(name, &format!("an integer of at least {least}"), value.get())),
     }
 }
 
 fn boolean(name: &str, value: Option<&RawValue>) -> Result<Option<bool>, InferError> {
     let Some(value) = value else { return Ok(None) };
-    value.get().parse().map(Some).map_err(|_| wrong(name, "true or false", value))
-}
-
-fn wrong(name: &str, expected: &str, got: &RawValue) -> InferError {
-    let got = clip(got.get());
-    InferError::new(ErrorKind::InvalidArgument, format!("parameter `{name}`: expected {expected}, got {got}"))
+    value.get().parse().map(Some).map_err(|_| wrong_parameter(name, "true or false", value.get()))
 }

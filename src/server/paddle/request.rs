@@ -49,6 +49,12 @@ impl PaddleRequest<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Text<'b>(Cow<'b, str>);
 
+impl<'b> From<&'b str> for Text<'b> {
+    fn from(text: &'b str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+}
+
 impl Deref for Text<'_> {
     type Target = str;
 

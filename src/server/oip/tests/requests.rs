@@ -356,10 +356,10 @@ fn requests_are_held_against_their_model() {
         assert!(error.kind == kind && error.message.contains(words), "{json}: {error:?}");
     }
     let y = RequestedOutput { name: "y".into(), binary: None, classification: 0 };
-    assert!(resolve::check_outputs(std::slice::from_ref(&y), &model).is_ok());
+    assert!(resolve::check_outputs(std::slice::from_ref(&y), model.iter()).is_ok());
     let error = resolve::check_outputs(
         &[y, RequestedOutput { name: "w".into(), binary: None, classification: 0 }],
-        &model,
+        model.iter(),
     );
     assert_eq!(error.unwrap_err().message, "the model has no output `w`, it has x, y");
 }
