@@ -57,8 +57,8 @@ pub struct Entry {
     pub config: Arc<ModelConfig>,
     /// Its versions by number.
     pub versions: BTreeMap<u64, VersionState>,
-    /// Which of them answers a request; the registry makes it anew with each change.
-    traffic: Arc<Traffic>,
+    /// Which of them answers a request.
+    pub traffic: Arc<Traffic>,
     /// What the versions do not say.
     pub attempt: Attempt,
     /// Whether readiness waits for it: it was asked for at start, or it has served.
@@ -76,23 +76,6 @@ impl Entry {
         let traffic = Arc::new(Traffic::new(&config, &versions, before.map(|b| &*b.traffic)));
         let awaited = before.is_some_and(|b| b.awaited);
         Self { config, versions, traffic, attempt: Attempt::Settled, awaited }
-    }
-
-    /// Whether traffic is divided alike: the same configuration and the same versions in service.
-    fn same(&self, other: &Self) -> bool {
-        let served = |entry: &Self| -> Vec<(u64, Option<*const ServedModel>)> {
-            let versions = entry.versions.iter();
-            versions
-                .map(|(v, state)| match state {
-                    VersionState::Ready(served) => (*v, Some(Arc::as_ptr(served))),
-                    VersionState::Loading
-                    | VersionState::Unloading
-                    | VersionState::Unloaded
-                    | VersionState::Unavailable(_) => (*v, None),
-                })
-                .collect()
-        };
-        Arc::ptr_eq(&self.config, &other.config) && served(self) == served(other)
     }
 
     /// Whether a version is in service.
@@ -155,16 +138,9 @@ impl Registry {
     }
 
     fn change(&self, f: impl Fn(&mut BTreeMap<String, Entry>)) {
-        self.models.rcu(|before| {
-            let mut models = BTreeMap::clone(before);
+        self.models.rcu(|models| {
+            let mut models = BTreeMap::clone(models);
             f(&mut models);
-            for (name, entry) in &mut models {
-                let before = before.get(name);
-                if before.is_none_or(|b| !b.same(entry)) {
-                    let before = before.map(|b| &*b.traffic);
-                    entry.traffic = Arc::new(Traffic::new(&entry.config, &entry.versions, before));
-                }
-            }
             models
         });
     }
