@@ -18,6 +18,7 @@ pub mod paddle;
 pub mod pipeline;
 pub mod plain;
 pub mod reply;
+mod repository;
 pub mod route;
 pub mod rows;
 pub mod state;

@@ -110,7 +110,8 @@ fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>
 #[must_use]
 pub fn model_of(state: &ServerState, service: &str) -> Option<String> {
     let models = state.registry.models();
-    let model = models.values().find(|m| m.config.paddle_service == service)?;
+    // One that was unloaded may have had the name before.
+    let model = models.values().filter(|m| m.config.paddle_service == service).max_by_key(|m| m.serves())?;
     Some(model.config.name.clone())
 }
 

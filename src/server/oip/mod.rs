@@ -15,6 +15,7 @@ mod json;
 mod metadata;
 mod parameters;
 mod raw;
+pub mod repository;
 mod request;
 pub mod resolve;
 mod response;
