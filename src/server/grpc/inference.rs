@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::call::Call;
 use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
-use super::request::{ModelInferRequest, Parameters};
+use super::request::{ModelInferRequest, Parameter, Parameters};
 use super::status::status;
 use super::{documents, stream};
 use crate::error::{ErrorKind, InferError};
@@ -35,7 +35,13 @@ impl Sticky for Asked<'_> {
     }
 
     fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.parameters.get(name).map(|value| value.to_string().into())
+        match self.parameters.get(name)? {
+            Parameter::Text(text) => Some(Cow::Borrowed(text)),
+            Parameter::Int(number) => Some(Cow::Owned(number.to_string())),
+            Parameter::Uint(number) => Some(Cow::Owned(number.to_string())),
+            // As over HTTP, neither says who asks.
+            Parameter::Bool(_) | Parameter::Double(_) => None,
+        }
     }
 }
 
