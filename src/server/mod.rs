@@ -20,6 +20,7 @@ pub mod plain;
 pub mod reply;
 pub mod route;
 pub mod rows;
+pub mod shared_memory;
 pub mod state;
 pub mod tls;
 pub mod v2;

@@ -9,6 +9,7 @@ use hyper::{HeaderMap, StatusCode};
 use super::body::{self, in_place};
 use super::oip::{self, Parsed};
 use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
+use super::shared_memory::{Peer, Tensors};
 use super::state::ServerState;
 use super::{infer, rows};
 use crate::error::InferError;
@@ -26,14 +27,16 @@ pub async fn infer(
     model: &str,
     version: Option<&str>,
     headers: &HeaderMap,
+    peer: Option<Peer>,
     incoming: Incoming,
     arrival: Instant,
 ) -> Result<Reply, InferError> {
     let served = state.registry.find(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
+    let mut memory = Tensors::new(state, peer);
     let (asked, rows) = in_place(collected.bytes.len(), || {
-        let mut request = match oip::parse(&collected.bytes, json_length)? {
+        let mut request = match oip::parse_with(&collected.bytes, json_length, &mut memory)? {
             Parsed::Infer(request) => request,
             Parsed::Raw(raw) => match &served.spec.image {
                 Some(image) => raw.resolve(&[rows::image_spec(image)], true)?,
@@ -47,7 +50,9 @@ pub async fn infer(
     let response = served.infer(request, Protocol::Oip).await?;
     let version = served.version.to_string();
     let response = infer::response(&served, &version, &asked, response.outputs);
-    let encoded = oip::write(&response, &asked.outputs, asked.binary_data_output)?;
+    let mut outputs = oip::answered(&response, &asked.outputs, asked.binary_data_output)?;
+    memory.store(&mut outputs)?;
+    let encoded = oip::encode(&response, &outputs)?;
     let (body, encoding) = compress(headers, encoded.body);
     let mut answer = match encoded.json_len {
         None => reply(StatusCode::OK, JSON, body),

@@ -14,6 +14,7 @@ mod config;
 mod json;
 mod metadata;
 mod parameters;
+mod place;
 mod raw;
 mod request;
 pub mod resolve;
@@ -30,9 +31,10 @@ pub use config::{
     VersionPolicy, data_type,
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
+pub use place::{NoSharedMemory, Place, SharedMemory};
 pub use raw::RawRequest;
-pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse};
-pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, error_body, write};
+pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_with, shared};
+pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, encode, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,
     Statistics,

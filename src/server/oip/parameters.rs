@@ -1,14 +1,15 @@
 //! The `parameters` objects of a request, of its inputs and of its outputs.
 //!
 //! Read: `priority`, `timeout`, `binary_data_output` (request), `binary_data_size` (input), `binary_data` and
-//! `classification` (output). `shared_memory_*` is refused, as no region can be registered. Everything else
+//! `classification` (output). `shared_memory_*` (input and output) says where a tensor lies. Everything else
 //! is accepted and ignored: a client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
 //! models keep no state between requests), `headers`, and the reserved `triton_` prefix.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::checks::{no_shared_memory, wrong_parameter};
+use super::checks::wrong_parameter;
+use super::place::Place;
 use crate::error::InferError;
 
 /// The parameters that mean something here, unread: each is checked where it applies, so that one in the
@@ -29,6 +30,10 @@ pub(super) struct Parameters<'a> {
     classification: Option<&'a RawValue>,
     #[serde(borrow)]
     shared_memory_region: Option<&'a RawValue>,
+    #[serde(borrow)]
+    shared_memory_offset: Option<&'a RawValue>,
+    #[serde(borrow)]
+    shared_memory_byte_size: Option<&'a RawValue>,
 }
 
 impl Parameters<'_> {
@@ -62,12 +67,17 @@ impl Parameters<'_> {
         integer("classification", self.classification, 1)
     }
 
-    /// **Errors:** `InvalidArgument` where the tensor is said to be in shared memory.
-    pub fn refuse_shared_memory(&self) -> Result<(), InferError> {
-        match self.shared_memory_region {
-            None => Ok(()),
-            Some(_) => Err(no_shared_memory()),
-        }
+    /// Where the tensor lies, if that is in shared memory.
+    pub fn place(&self) -> Result<Option<Place>, InferError> {
+        const REGION: &str = "shared_memory_region";
+        const SIZE: &str = "shared_memory_byte_size";
+        let Some(region) = self.shared_memory_region else { return Ok(None) };
+        let region = serde_json::from_str(region.get())
+            .map_err(|_| wrong_parameter(REGION, "the name of a region", region.get()))?;
+        let offset = integer("shared_memory_offset", self.shared_memory_offset, 0)?.unwrap_or(0);
+        let byte_size = integer(SIZE, self.shared_memory_byte_size, 0)?
+            .ok_or_else(|| wrong_parameter(SIZE, "an integer beside `shared_memory_region`", "none"))?;
+        Ok(Some(Place { region, offset, byte_size }))
     }
 }
 

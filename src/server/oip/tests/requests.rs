@@ -87,8 +87,12 @@ fn the_order_of_fields_does_not_matter() {
     assert_eq!(request.priority, 2);
     assert!(request.binary_data_output);
     assert_eq!(request.inputs[0].shape, [1, 2]);
-    let output =
-        |name: &str, binary, classification| RequestedOutput { name: name.into(), binary, classification };
+    let output = |name: &str, binary, classification| RequestedOutput {
+        name: name.into(),
+        binary,
+        classification,
+        place: None,
+    };
     assert_eq!(request.outputs, [output("y", Some(false), 3), output("z", None, 0)]);
     let plain = parse_split(&json.replace("1500", "0").replace(r#""i\u0064""#, "17"), None).unwrap();
     assert_eq!((plain.timeout, plain.id.as_deref()), (None, Some("17")));
@@ -355,10 +359,10 @@ fn requests_are_held_against_their_model() {
         let error = resolve::check_inputs(&request(&json).inputs, &model, true).expect_err(&json);
         assert!(error.kind == kind && error.message.contains(words), "{json}: {error:?}");
     }
-    let y = RequestedOutput { name: "y".into(), binary: None, classification: 0 };
+    let y = RequestedOutput { name: "y".into(), binary: None, classification: 0, place: None };
     assert!(resolve::check_outputs(std::slice::from_ref(&y), model.iter()).is_ok());
     let error = resolve::check_outputs(
-        &[y, RequestedOutput { name: "w".into(), binary: None, classification: 0 }],
+        &[y, RequestedOutput { name: "w".into(), binary: None, classification: 0, place: None }],
         model.iter(),
     );
     assert_eq!(error.unwrap_err().message, "the model has no output `w`, it has x, y");
