@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::init::InitArgs;
+use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
 use crate::telemetry::logging::LogFormat;
@@ -42,6 +44,10 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
+    /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
+    Migrate(Box<MigrateArgs>),
+    /// Make a first model folder of an ONNX file, with a comment for each guess
+    Init(InitArgs),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -53,6 +59,17 @@ pub enum PaddleErrNo {
     /// 3000 to 10000, as from 0.8 on.
     #[value(name = "0.8")]
     V08,
+}
+
+/// How models come and go while the server runs, in Triton's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ControlMode {
+    /// Every model is loaded at start, and stays.
+    None,
+    /// The repository is watched: what changes in it is loaded, replaced or unloaded.
+    Poll,
+    /// Models are loaded and unloaded by request.
+    Explicit,
 }
 
 /// Flags of `check`: those of `serve`, and what it may write.
@@ -86,6 +103,28 @@ pub struct ServeArgs {
     /// Folder with one folder for each model: <MODEL>/model.toml, <MODEL>/<VERSION>/model.onnx
     #[arg(long, env = "VISORD_MODEL_REPOSITORY", value_name = "DIR", default_value = "engines")]
     pub model_repository: PathBuf,
+
+    /// How models change while the server runs: not at all, as the repository changes, or by request
+    #[arg(long, env = "VISORD_MODEL_CONTROL_MODE", value_enum, default_value_t = ControlMode::None,
+          value_name = "MODE")]
+    pub model_control_mode: ControlMode,
+
+    /// Model to load at start with --model-control-mode explicit; may be given several times, * for every model
+    /// [default: none is loaded]
+    #[arg(long, env = "VISORD_LOAD_MODEL", value_name = "MODEL", value_delimiter = ',')]
+    pub load_model: Vec<String>,
+
+    /// Longest time between two looks at the repository with --model-control-mode poll, seconds; changes that the
+    /// kernel tells of are seen at once
+    #[arg(long, env = "VISORD_REPOSITORY_POLL_SECS", value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub repository_poll_secs: u64,
+
+    /// With --model-control-mode poll, how long nothing in a model's folder must change before it is loaded,
+    /// milliseconds: longer than your copies pause
+    #[arg(long, env = "VISORD_REPOSITORY_SETTLE_MILLIS", value_name = "MILLISECONDS", default_value_t = 3_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub repository_settle_millis: u64,
 
     /// Address to listen on; 0.0.0.0 for every interface
     #[arg(long, env = "VISORD_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -344,6 +383,7 @@ pub fn parse(
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
         Command::Build(args) => &args.config,
+        Command::Migrate(_) | Command::Init(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::cli::{PaddleErrNo, ServeArgs, SocketArgs};
+use crate::cli::{ControlMode, PaddleErrNo, ServeArgs, SocketArgs};
 use crate::image::Limits;
 use crate::model::repository::{self, RepositoryModel};
 use crate::problems::Problems;
@@ -36,7 +36,7 @@ pub struct Config {
     pub exit_delay: Duration,
     /// From closed admission to the end.
     pub exit_timeout: Duration,
-    /// Models to serve.
+    /// Models to serve with `--model-control-mode none`; in the other modes the loader reads them when it loads them.
     pub models: Vec<RepositoryModel>,
 }
 
@@ -62,6 +62,7 @@ impl Config {
         if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             problems.add("command line", "--log-level", &args.log_level, e);
         }
+        check_control(&args, problems);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = Duration::from_secs;
         Self {
@@ -89,7 +90,10 @@ impl Config {
             http_threads: args.http_threads.map_or(cores.min(4), size),
             exit_delay: seconds(args.exit_delay_secs),
             exit_timeout: seconds(args.exit_timeout_secs),
-            models: repository::read(&args.model_repository, problems),
+            models: match args.model_control_mode {
+                ControlMode::None => repository::read(&args.model_repository, problems),
+                ControlMode::Poll | ControlMode::Explicit => Vec::new(),
+            },
             args,
         }
     }
@@ -132,6 +136,24 @@ fn tls(args: &SocketArgs, problems: &mut Problems) -> Option<Credentials> {
             }
             None
         }
+    }
+}
+
+/// Mistakes in how models are to come and go.
+fn check_control(args: &ServeArgs, problems: &mut Problems) {
+    let source = "command line";
+    if args.model_control_mode != ControlMode::Explicit && !args.load_model.is_empty() {
+        let names = args.load_model.join(",");
+        problems.add(source, "--load-model", names, "needs --model-control-mode explicit");
+    }
+    for name in args.load_model.iter().filter(|n| *n != "*" && !repository::is_model_name(n)) {
+        problems.add(source, "--load-model", name, format!("{}; or *", repository::NAME_RULE));
+    }
+    if args.model_control_mode != ControlMode::None
+        && let Err(e) = repository::folder_names(&args.model_repository)
+    {
+        let text = format!("{} cannot be read: {e}", args.model_repository.display());
+        problems.add("--model-repository", "", "", text);
     }
 }
 

@@ -111,7 +111,13 @@ impl Traffic {
     pub fn new(config: &ModelConfig, versions: &BTreeMap<u64, VersionState>, before: Option<&Self>) -> Self {
         let served = |version: &u64| match versions.get(version) {
             Some(VersionState::Ready(served)) => Some(Arc::clone(served)),
-            Some(VersionState::Loading | VersionState::Unavailable(_)) | None => None,
+            Some(
+                VersionState::Loading
+                | VersionState::Unloading
+                | VersionState::Unloaded
+                | VersionState::Unavailable(_),
+            )
+            | None => None,
         };
         let traffic = &config.traffic;
         let telemetry = versions.keys().find_map(served).map(|s| s.metrics.telemetry().clone());

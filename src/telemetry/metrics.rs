@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -207,6 +207,7 @@ impl Telemetry {
             postprocess: self.histogram(names::POSTPROCESS_SECONDS, labels()),
             batch_size: self.histogram(names::BATCH_SIZE, labels()),
             pending: self.gauge(names::PENDING, labels()),
+            waiting: AtomicUsize::new(0),
             ready_instances: self.gauge(names::READY_INSTANCES, labels()),
             restarts: self.counter(names::INSTANCE_RESTARTS, labels()),
             triton,
@@ -322,6 +323,8 @@ pub struct ModelMetrics {
     postprocess: Histogram,
     batch_size: Histogram,
     pending: Gauge,
+    /// What this load's queue has put into `pending`.
+    waiting: AtomicUsize,
     /// Instances that can take work.
     pub ready_instances: Gauge,
     /// Instances rebuilt.
@@ -420,11 +423,14 @@ impl ModelMetrics {
         }
     }
 
-    /// Sets the number of waiting rows.
+    /// Sets the number of waiting rows. While a version is replaced by a newer load of itself, the metric is the sum
+    /// of both; to be called under the queue's lock.
     pub fn set_pending(&self, rows: usize) {
-        self.pending.set(rows as f64);
+        let before = self.waiting.swap(rows, Relaxed);
+        let step = rows as f64 - before as f64;
+        self.pending.increment(step);
         if let Some(t) = &self.triton {
-            t.pending.set(rows as f64);
+            t.pending.increment(step);
         }
     }
 
@@ -442,6 +448,18 @@ impl ModelMetrics {
     pub fn drift_fallback(&self, fell_back: bool) {
         let gauge = self.telemetry.gauge(names::DRIFT_FALLBACK, self.labels.clone());
         gauge.set(f64::from(u8::from(fell_back)));
+    }
+
+    /// Says that nothing with these labels serves the version any more.
+    pub fn replaced(&self, info: &[(&'static str, String)]) {
+        let mut labels = self.labels.clone();
+        labels.extend(info.iter().map(|(k, v)| Label::new(*k, v.clone())));
+        self.telemetry.gauge(names::BACKEND_INFO, labels).set(0.0);
+    }
+
+    /// Says that the version is not served any more. Counters stay, as Prometheus wants them.
+    pub fn gone(&self) {
+        self.telemetry.gauge(names::QUEUE_CAPACITY, self.labels.clone()).set(0.0);
     }
 
     /// Sets what is known once the version has loaded.

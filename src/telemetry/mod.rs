@@ -2,6 +2,7 @@
 
 #[cfg(feature = "tensorrt")]
 pub mod gpu;
+pub mod loads;
 pub mod logging;
 pub mod metrics;
 pub mod names;

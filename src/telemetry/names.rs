@@ -39,6 +39,12 @@ pub const BACKEND_INFO: &str = "visord_backend_info";
 pub const BUILD_INFO: &str = "visord_build_info";
 /// Time to load a model version, warm-up included.
 pub const LOAD_SECONDS: &str = "visord_model_load_duration_seconds";
+/// Attempts to load a model, by `model` and `outcome`: `success`, `failure`, or `unchanged` where it served already.
+pub const MODEL_LOADS: &str = "visord_model_loads_total";
+/// Models taken out of service by request, or because their folder went.
+pub const MODEL_UNLOADS: &str = "visord_model_unloads_total";
+/// Versions out of service whose requests are still being answered, or whose memory is not free yet.
+pub const DRAINING: &str = "visord_draining_versions";
 /// Least cosine between an output of `golden.json` and the served version's, by `model`, `version` and `output`.
 pub const GOLDEN_COSINE: &str = "visord_golden_worst_cosine";
 /// Largest difference between a value of `golden.json` and the served version's, likewise.
@@ -124,6 +130,9 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
     (BUILD_INFO, Kind::Gauge, "Version of this build."),
     (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),
+    (MODEL_LOADS, Kind::Counter, "Attempts to load a model, by outcome."),
+    (MODEL_UNLOADS, Kind::Counter, "Models taken out of service."),
+    (DRAINING, Kind::Gauge, "Versions out of service that still answer requests or hold memory."),
     (GOLDEN_COSINE, Kind::Gauge, "Least cosine between an output and what golden.json says, at load."),
     (GOLDEN_DIFFERENCE, Kind::Gauge, "Largest difference of a value from what golden.json says, at load."),
     (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),

@@ -4,10 +4,12 @@ use serde::Serialize;
 
 use crate::tensor::{Datatype, TensorSpec};
 
-/// The protocol extensions that are served. `system_shared_memory` is where it is on; Triton's others
-/// are not: `sequence`, `model_repository`, `cuda_shared_memory`, `trace`, `logging`.
-pub const EXTENSIONS: [&str; 6] = [
+/// The protocol extensions that are served. `system_shared_memory` is where it is on; Triton's others are not:
+/// `sequence`, `cuda_shared_memory`, `trace`, `logging`.
+pub const EXTENSIONS: [&str; 8] = [
     "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "binary_tensor_data",

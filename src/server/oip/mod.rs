@@ -16,6 +16,7 @@ mod metadata;
 mod parameters;
 mod place;
 mod raw;
+pub mod repository;
 mod request;
 pub mod resolve;
 mod response;
@@ -33,7 +34,7 @@ pub use config::{
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use place::{NoSharedMemory, Place, SharedMemory};
 pub use raw::RawRequest;
-pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_with, shared};
+pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed, shared};
 pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, encode, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,

@@ -126,23 +126,26 @@ struct OutputDocument<'a> {
 /// **Errors:** `MalformedJson` with line and column, `InvalidArgument`, `WrongDatatype`, `WrongShape`,
 /// `BinarySize`; each names the input or the parameter, what was expected and what was sent.
 pub fn parse(body: &Bytes, inference_header_content_length: Option<&str>) -> Result<Parsed, InferError> {
-    parse_with(body, inference_header_content_length, &mut NoSharedMemory)
+    let memory = &mut NoSharedMemory;
+    parse_keyed(body, inference_header_content_length, None, memory).map(|(parsed, _)| parsed)
 }
 
-/// Like [`parse`], where tensors may lie in shared memory.
+/// [`parse`] where tensors may lie in shared memory, and the value of the request's parameter `key`, a string or an
+/// integer, where there is one.
 ///
-/// **Errors:** Those of [`parse`], and what `memory` gives.
-pub fn parse_with(
-    body: &Bytes,
+/// **Errors:** as there, and what `memory` gives.
+pub fn parse_keyed<'b>(
+    body: &'b Bytes,
     inference_header_content_length: Option<&str>,
+    key: Option<&str>,
     memory: &mut dyn SharedMemory,
-) -> Result<Parsed, InferError> {
+) -> Result<(Parsed, Option<Cow<'b, str>>), InferError> {
     let json_len = match inference_header_content_length {
         Some(value) => Some(json_length(value, body.len())?),
         None => None,
     };
     if json_len == Some(0) {
-        return Ok(Parsed::Raw(RawRequest(body.clone())));
+        return Ok((Parsed::Raw(RawRequest(body.clone())), None));
     }
     let json = &body[..json_len.unwrap_or(body.len())];
     let Object(document) = serde_json::from_slice::<Object<RequestDocument<'_>>>(json)
@@ -153,7 +156,8 @@ pub fn parse_with(
         split: json_len.is_some(),
         bytes_elements: BytesElements::default(),
     };
-    build(document, &mut tail, memory).map(Parsed::Infer)
+    let value = key.and_then(|key| document.parameters.as_ref()?.0.other(key));
+    Ok((Parsed::Infer(build(document, &mut tail, memory)?), value))
 }
 
 fn json_length(value: &str, body_len: usize) -> Result<usize, InferError> {
