@@ -9,3 +9,4 @@ pub mod onnx;
 pub mod repository;
 pub mod spec;
 pub mod tensorrt;
+pub(crate) mod wire;
