@@ -95,7 +95,7 @@ fn summary(args: &InitArgs, name: &str, written: &[PathBuf], notes: &[String], s
     for note in notes {
         let _ = writeln!(out, "guessed   {note}");
     }
-    let repository = args.output.display();
+    let repository = crate::migrate::quote(&args.output.to_string_lossy());
     let _ = writeln!(out, "next      visord check --model-repository {repository}");
     let _ = writeln!(out, "next      visord serve --model-repository {repository}");
     let url = "http://127.0.0.1:8000";
