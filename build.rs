@@ -1,9 +1,13 @@
-//! Build script: names the commit that the binary is built from, and compiles the TensorRT shim.
+//! Build script: names the commit that the binary is built from, compiles `proto/` and the TensorRT shim.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
     commit();
+    if let Err(why) = protobuf() {
+        println!("cargo::error={why}");
+    }
     #[cfg(feature = "tensorrt")]
     if let Err(why) = tensorrt::shim() {
         println!("cargo::error={why}");
@@ -31,6 +35,43 @@ fn commit() {
     }
     let commit = env("VISORD_COMMIT").or_else(|| git(&["--short=12", "HEAD"]));
     println!("cargo::rustc-env=VISORD_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+}
+
+/// Code for `proto/`: `server/` is the daemon's, `client/` is what tests call it with. Two messages of the server's
+/// are written by hand (`src/server/grpc`), since their decoding is where bounds belong. `protocols.bin` is what
+/// reflection answers.
+fn protobuf() -> Result<(), Box<dyn std::error::Error>> {
+    const FOLDER: &str = "proto";
+    println!("cargo::rerun-if-changed={FOLDER}");
+    #[allow(clippy::disallowed_methods, reason = "cargo's own; never changes for a build script")]
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+    let files = ["inference.proto", "pipeline_service.proto"];
+    let mut compiler = protox::Compiler::new([FOLDER])?;
+    compiler.include_imports(true).open_files(files)?;
+    std::fs::write(out_dir.join("protocols.bin"), compiler.encode_file_descriptor_set())?;
+    let set = compiler.include_source_info(true).file_descriptor_set();
+    for (kind, server) in [("server", true), ("client", false)] {
+        let folder = out_dir.join(kind);
+        std::fs::create_dir_all(&folder)?;
+        let mut builder = tonic_prost_build::configure()
+            .build_server(server)
+            .build_client(!server)
+            .build_transport(false)
+            .bytes(".")
+            .out_dir(&folder);
+        if server {
+            let by_hand = "crate::server::grpc";
+            builder = builder
+                .codec_path(format!("{by_hand}::codec::Codec"))
+                .extern_path(".inference.ModelInferRequest", format!("{by_hand}::request::ModelInferRequest"))
+                .extern_path(
+                    ".baidu.paddle_serving.pipeline_serving.Request",
+                    format!("{by_hand}::pipeline_request::Request"),
+                );
+        }
+        builder.compile_fds(set.clone())?;
+    }
+    Ok(())
 }
 
 /// The C++ shim in `src/ffi/tensorrt`, compiled once for each set of TensorRT's headers. TensorRT's own libraries

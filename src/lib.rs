@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod problems;
 pub mod tensor;
+pub mod wire;
 
 pub mod server;
 

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use visord::app::{App, AppError};
 use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
 use visord::config::Config;
 use visord::model::golden::{GOLDEN_FILE, Golden};
-use visord::model::repository::RepositoryVersion;
+use visord::model::repository::{RepositoryVersion, read_all};
 use visord::problems::Problems;
 use visord::process::exit;
 use visord::scheduler::guard::record::record;
@@ -79,7 +79,10 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
-    let config = Config::resolve(args.serve.clone(), &mut problems);
+    let mut config = Config::resolve(args.serve.clone(), &mut problems);
+    if config.args.model_control_mode != ControlMode::None {
+        config.models = read_all(&config.args.model_repository, &mut problems);
+    }
     // What is to be replaced need not be right.
     problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
     if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }
@@ -258,7 +261,8 @@ fn serve(config: Config) -> ExitCode {
 async fn run(config: Config) -> Result<u8, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), http = %app.http, metrics = %app.metrics, "listening");
+    let (http, grpc, metrics) = (app.http, app.grpc, app.metrics);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %http, %grpc, %metrics, "listening");
     let mut lost = None;
     tokio::select! {
         loaded = app.loaded() => {

@@ -145,7 +145,7 @@ fn check_says_what_would_be_served_where_and_with_which_backend() {
 #[test]
 fn a_backend_that_is_asked_for_and_not_there_is_an_error() {
     let repository = Repository::new().model("m", "", &onnx::doubled(&[-1, 3]));
-    let ports = ["--http-port", "0", "--metrics-port", "0"];
+    let ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"];
     let none = repository.path().to_str().unwrap();
     let cases: [(&[&str], &[&str]); 2] = [
         (&["--backend", "tensorrt"], &["tensorrt cannot be used", "--backend openvino or --backend rten"]),
@@ -175,8 +175,10 @@ fn auto_falls_back_with_one_warning() {
         .model("b", "", &onnx::doubled(&[-1, 3]))
         .model("c", "backend = \"tensorrt\"\n", &onnx::doubled(&[-1, 3]));
     let none = repository.path().to_str().unwrap();
-    let output =
-        repository.run("serve", &["--http-port", "0", "--metrics-port", "0", "--openvino-dir", none]);
+    let output = repository.run(
+        "serve",
+        &["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--openvino-dir", none],
+    );
     says(&output, Some(1), &["a slower backend serves: openvino cannot be used", "install OpenVINO"]);
     let text = text(&output);
     assert_eq!(text.matches("WARN").count(), 1, "{text}");
@@ -195,8 +197,9 @@ fn a_port_that_is_taken_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     for (flags, name) in [
-        (["--http-port", &port, "--metrics-port", "0"], "--http-port"),
-        (["--http-port", "0", "--metrics-port", &port], "--metrics-port"),
+        (["--http-port", &port, "--grpc-port", "0", "--metrics-port", "0"], "--http-port"),
+        (["--http-port", "0", "--grpc-port", &port, "--metrics-port", "0"], "--grpc-port"),
+        (["--http-port", "0", "--grpc-port", "0", "--metrics-port", &port], "--metrics-port"),
     ] {
         says(&repository.run("serve", &flags), Some(1), &[&format!("127.0.0.1:{port} ({name})")]);
     }
@@ -211,7 +214,8 @@ fn a_network_that_the_engine_refuses_is_named() {
         .model();
     let repository = Repository::new().model("m", "", &broken);
     for backend in backends() {
-        let mut flags = vec!["--backend", backend, "--http-port", "0", "--metrics-port", "0"];
+        let mut flags =
+            vec!["--backend", backend, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"];
         let dir = common::openvino_dir();
         if let Some(dir) = &dir {
             flags.extend(["--openvino-dir", dir.to_str().unwrap()]);

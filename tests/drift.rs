@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// `serve` or `check` as a process, on free ports, until it ends by itself.
 fn run(repository: &Repository, command: &str, backend: &str, flags: &[&str]) -> Output {
     let dir = openvino_dir();
-    let mut all = vec!["--backend", backend, "--http-port", "0", "--metrics-port", "0"];
+    let mut all = vec!["--backend", backend, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"];
     if let Some(dir) = &dir {
         all.extend(["--openvino-dir", dir.to_str().unwrap()]);
     }

@@ -35,7 +35,7 @@ class Daemon:
         self.ready_seconds = limited(ready_seconds)
         self.command = [str(c) for c in (
             *wrapper, check.visord, "serve", "--model-repository", repository, "--backend", "tensorrt", "--http-port", "0",
-            "--metrics-port", "0", *flags)]
+            "--grpc-port", "0", "--metrics-port", "0", *flags)]
         for flag, value in (("--tensorrt-dir", check.lib), ("--plan-cache", check.scratch / "plans")):
             if flag not in flags:
                 self.command += [flag, str(value)]

@@ -304,7 +304,7 @@ fn summary(args: &MigrateArgs, op: &OpFacts, folder: &Path, outputs: &[Output], 
         let _ = writeln!(
             out,
             "note      visord check --golden --config {} keeps today's answers in {}",
-            config.display(),
+            config,
             folder.join("1/golden.json").display()
         );
     }

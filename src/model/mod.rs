@@ -9,4 +9,5 @@ pub mod onnx;
 pub mod repository;
 pub mod spec;
 pub mod tensorrt;
+pub mod traffic;
 pub(crate) mod wire;

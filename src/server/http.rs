@@ -1,146 +1,22 @@
-//! Connections and dispatch: accepts, bounds, hands each request to its protocol, and drains at the end.
+//! Dispatch: finds what a request asks for and hands it to its protocol.
 
-use std::convert::Infallible;
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{HeaderMap, Method, Request, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
-use super::oip::Statistics;
+use super::listener::Surface;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::state::ServerState;
-use super::{documents, openapi, pipeline, plain, v2};
+use super::{documents, openapi, pipeline, plain, repository, v2};
 use crate::error::{ErrorKind, InferError, shorten};
-use crate::scheduler::registry::VersionState;
+use crate::scheduler::registry::{Attempt, VersionState};
 use crate::telemetry::metrics::Protocol;
 
-/// What a listener answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Surface {
-    /// Everything.
-    All,
-    /// `/metrics` and health, for a port that only operators reach.
-    Metrics,
-}
-
-/// How long, once the server stops, a connection may go on that has sent a part of a request's head.
-const HEAD_GRACE: Duration = Duration::from_secs(1);
-
-/// Serves `listener` until `stop` turns true, then lets the requests in flight finish. Dropping the future cuts
-/// them.
-pub async fn serve(
-    state: Arc<ServerState>,
-    listener: TcpListener,
-    surface: Surface,
-    mut stop: watch::Receiver<bool>,
-) {
-    let permits = Arc::new(Semaphore::new(state.limits.max_connections));
-    let mut connections = JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        // At the bound, clients wait in the kernel's backlog.
-        let permit = tokio::select! {
-            permit = Arc::clone(&permits).acquire_owned() => permit,
-            _ = stop.wait_for(|s| *s) => break,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|s| *s) => break,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (state, stop) = (Arc::clone(&state), stop.clone());
-                connections.spawn(async move {
-                    state.telemetry.connections.increment(1.0);
-                    connection(&state, stream, surface, stop).await;
-                    state.telemetry.connections.decrement(1.0);
-                    drop(permit);
-                });
-            }
-            Err(e) => accept_failed(&e).await,
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-/// Running out of file descriptors passes when connections close; without a pause this would be a busy loop.
-async fn accept_failed(error: &io::Error) {
-    tracing::warn!(%error, "a connection could not be accepted");
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Counts what hyper answers by itself, before there is a request. `used` tells whether the connection has had
-/// one: then a timeout is the end of an idle connection.
-fn count_broken(state: &ServerState, error: &hyper::Error, used: bool) {
-    if error.is_parse_too_large() {
-        state.telemetry.count_error(None, ErrorKind::HeadersTooLarge);
-    } else if error.is_timeout() {
-        if !used {
-            state.telemetry.count_error(None, ErrorKind::SlowClient);
-        }
-    } else if error.is_parse() {
-        state.telemetry.count_error(None, ErrorKind::InvalidArgument);
-    }
-    tracing::debug!(%error, "connection ended");
-}
-
-/// Serves one connection until it ends, or until the server stops and its request is answered.
-async fn connection(
-    state: &Arc<ServerState>,
-    stream: TcpStream,
-    surface: Surface,
-    mut stop: watch::Receiver<bool>,
-) {
-    // Answers are one small write each: waiting for more would only delay them.
-    let _ = stream.set_nodelay(true);
-    let (busy, used) = (AtomicBool::new(false), AtomicBool::new(false));
-    let service = service_fn(|request| {
-        let (busy, used) = (&busy, &used);
-        async move {
-            used.store(true, Ordering::Relaxed);
-            busy.store(true, Ordering::Relaxed);
-            let answer = answer(state, request, surface).await;
-            busy.store(false, Ordering::Relaxed);
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(state.limits.header_read_timeout)
-        .max_header_size(state.limits.max_header_bytes)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = async {
-        tokio::select! {
-            ended = &mut connection => return ended,
-            _ = stop.wait_for(|s| *s) => connection.as_mut().graceful_shutdown(),
-        }
-        loop {
-            tokio::select! {
-                ended = &mut connection => return ended,
-                () = tokio::time::sleep(HEAD_GRACE) => if !busy.load(Ordering::Relaxed) { return Ok(()) },
-            }
-        }
-    };
-    if let Err(e) = ended.await {
-        count_broken(state, &e, used.load(Ordering::Relaxed));
-    }
-}
-
-async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surface) -> Reply {
+/// Answers one request.
+pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surface) -> Reply {
     let arrival = Instant::now();
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
@@ -155,7 +31,7 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
             return pipeline::not_found();
         }
         let hint = match surface {
-            Surface::All => "/openapi.json lists every path",
+            Surface::Http | Surface::Grpc => "/openapi.json lists every path",
             Surface::Metrics => "this port has /metrics and health",
         };
         let text = format!("there is nothing at {}; {hint}", shorten(path));
@@ -173,12 +49,15 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
         };
         return reply::allow(answer, verbs);
     }
+    // Held any longer, it would keep a version in memory that is unloaded meanwhile.
+    drop(models);
     let query = parts.uri.query().unwrap_or("");
     let unread = !body.is_end_stream();
+    let http1 = parts.version < Version::HTTP_2;
     let mut answer = dispatch(state, found, query, &parts.headers, body, arrival).await;
-    // A body that nobody read would be taken for the next request: hyper drops such a connection, and the
-    // client should know.
-    if unread && answer.status() == StatusCode::PAYLOAD_TOO_LARGE {
+    // In HTTP/1, a body that nobody read would be taken for the next request: hyper drops such a connection, and
+    // the client should know.
+    if unread && http1 && answer.status() == StatusCode::PAYLOAD_TOO_LARGE {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
@@ -186,7 +65,7 @@ async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surfac
 
 fn allowed_on(route: Route<'_>, surface: Surface) -> bool {
     match surface {
-        Surface::All => true,
+        Surface::Http | Surface::Grpc => true,
         Surface::Metrics => matches!(route, Route::Metrics | Route::Live | Route::Ready),
     }
 }
@@ -209,8 +88,12 @@ async fn dispatch(
         Route::Openapi => document(&openapi::describe(state)),
         Route::Server => document(&documents::server()),
         Route::AllStats => {
-            let served = state.registry.served();
-            document(&Statistics { model_stats: served.iter().map(|s| documents::statistics(s)).collect() })
+            let statistics = documents::statistics(&state.registry, None, None);
+            finish(state, Protocol::Oip, statistics.map(|s| document(&s)))
+        }
+        Route::Repository(asked, model, named) => {
+            let result = repository::answer(state, asked, model, named.is_some(), headers, body).await;
+            finish(state, Protocol::Oip, result)
         }
         Route::Paddle(service) => pipeline::infer(state, service, headers, body, arrival).await,
         Route::Model(ModelRoute::PlainInfer, model, version) => {
@@ -249,7 +132,7 @@ fn describe(
     Ok(match asked {
         ModelRoute::Ready => readiness(true, String::new),
         ModelRoute::Config => document(&documents::model_config(&served)),
-        ModelRoute::Stats => document(&Statistics { model_stats: vec![documents::statistics(&served)] }),
+        ModelRoute::Stats => document(&documents::statistics(&state.registry, Some(model), version)?),
         ModelRoute::Metadata | ModelRoute::Infer | ModelRoute::PlainInfer => {
             document(&documents::metadata(&served, &state.registry))
         }
@@ -265,22 +148,29 @@ fn readiness(ready: bool, why: impl FnOnce() -> String) -> Reply {
 }
 
 fn why_not_ready(state: &ServerState) -> String {
-    let models = state.registry.models();
-    let waiting: Vec<String> = models
-        .iter()
-        .flat_map(|(name, entry)| entry.versions.iter().map(move |(version, s)| (name, version, s)))
-        .filter_map(|(name, version, s)| match s {
-            VersionState::Ready(served) if served.ready() => None,
-            VersionState::Ready(_) => Some(format!("{name} version {version} has no working instance left")),
-            VersionState::Loading => Some(format!("{name} version {version} is loading")),
-            VersionState::Unavailable(why) => Some(format!("{name} version {version}: {why}")),
-        })
-        .collect();
     if state.draining() {
-        "the server is shutting down".to_owned()
-    } else if waiting.is_empty() {
-        "the server is starting".to_owned()
-    } else {
-        waiting.join("; ")
+        return "the server is shutting down".to_owned();
     }
+    let models = state.registry.models();
+    let mut waiting: Vec<String> = Vec::new();
+    for (name, entry) in models.iter().filter(|(_, entry)| entry.awaited) {
+        match &entry.attempt {
+            Attempt::Failed(failure) if entry.versions.is_empty() => {
+                waiting.push(format!("{name}: {}", failure.why));
+            }
+            Attempt::Loading(_) if entry.versions.is_empty() => waiting.push(format!("{name} is loading")),
+            Attempt::Failed(_) | Attempt::Loading(_) | Attempt::Settled => {}
+        }
+        for (version, version_state) in &entry.versions {
+            let why = match version_state {
+                VersionState::Ready(served) if served.ready() => continue,
+                VersionState::Unloading | VersionState::Unloaded => continue,
+                VersionState::Ready(_) => " has no working instance left".to_owned(),
+                VersionState::Loading => " is loading".to_owned(),
+                VersionState::Unavailable(why) => format!(": {why}"),
+            };
+            waiting.push(format!("{name} version {version}{why}"));
+        }
+    }
+    if waiting.is_empty() { "the server is starting".to_owned() } else { waiting.join("; ") }
 }

@@ -1,10 +1,14 @@
 //! The network side: connections, routes, and one module for each protocol. Nothing below knows HTTP.
 
+pub mod activity;
 pub mod base64;
 pub mod body;
+pub mod connection;
 pub mod documents;
 pub mod grpc;
 pub mod http;
+pub mod infer;
+pub mod listener;
 pub mod multipart;
 pub mod npy;
 pub mod numpy;
@@ -14,9 +18,12 @@ pub mod paddle;
 pub mod pipeline;
 pub mod plain;
 pub mod reply;
+mod repository;
 pub mod route;
 pub mod rows;
 pub mod state;
+pub mod sticky;
+pub mod tls;
 pub mod v2;
 
 #[cfg(test)]

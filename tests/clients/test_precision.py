@@ -51,7 +51,7 @@ def refused(repository, backend, reason):
     for command in ("check", "serve"):
         done = subprocess.run(
             [str(BIN), command, "--model-repository", str(repository), "--backend", backend,
-             "--http-port", "0", "--metrics-port", "0"],
+             "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
             capture_output=True, text=True, timeout=60,
         )
         text = done.stdout + done.stderr

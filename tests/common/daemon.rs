@@ -31,7 +31,16 @@ impl Daemon {
         let folder = tempfile::tempdir().unwrap();
         let counters = Counters::new(folder.path().join("counters.json"));
         let mut command = super::visord();
-        command.args(["serve", "--http-port", "0", "--metrics-port", "0", "--model-repository"]);
+        command.args([
+            "serve",
+            "--http-port",
+            "0",
+            "--grpc-port",
+            "0",
+            "--metrics-port",
+            "0",
+            "--model-repository",
+        ]);
         command.arg(repository);
         if !flags.contains(&"--plan-cache") {
             command.arg("--plan-cache").arg(folder.path().join("plans"));

@@ -5,7 +5,9 @@
 
 pub mod daemon;
 pub mod fake;
+pub mod http2;
 pub mod onnx;
+pub mod pki;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -97,6 +99,7 @@ pub struct Server {
     pub runtime: tokio::runtime::Runtime,
     app: Option<App>,
     pub http: SocketAddr,
+    pub grpc: SocketAddr,
     pub metrics: SocketAddr,
 }
 
@@ -105,7 +108,7 @@ impl Server {
     pub fn start(repository: &Path, backend: &str, flags: &[&str]) -> Self {
         let repository = repository.to_str().unwrap();
         let mut arguments = vec!["visord", "serve", "--model-repository", repository, "--backend", backend];
-        arguments.extend(["--http-port", "0", "--metrics-port", "0"]);
+        arguments.extend(["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]);
         let openvino = openvino_dir();
         if let Some(dir) = &openvino {
             arguments.extend(["--openvino-dir", dir.to_str().unwrap()]);
@@ -123,7 +126,7 @@ impl Server {
             app.loaded().await.unwrap();
             app
         });
-        Self { http: app.http, metrics: app.metrics, app: Some(app), runtime }
+        Self { http: app.http, grpc: app.grpc, metrics: app.metrics, app: Some(app), runtime }
     }
 
     /// Starts the way down; the answer comes when it is done.

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::tensor::{Tensor, TensorError};
-use super::wire::{Field, Fields, Message, Value, WireError};
+use crate::wire::{Field, Fields, Message, Value, WireError};
 
 /// Field numbers of `GraphProto`.
 pub mod graph_field {

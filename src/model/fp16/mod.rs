@@ -15,7 +15,7 @@
 //! - Functions of the model's own, sequences of tensors, and operators whose result has no known type are
 //!   refused by name.
 //!
-//! The protobuf is rewritten field by field (`wire`). rten-onnx, which reads models elsewhere in this crate,
+//! The protobuf is rewritten field by field (`crate::wire`). rten-onnx, which reads models elsewhere in this crate,
 //! declares only what its engine uses: reading and writing with it loses the names of graphs, `doc_string`,
 //! `functions`, `metadata_props` of nodes, sparse weights, quantisation annotations, attributes that list tensors
 //! or graphs, and whatever later versions of ONNX add, and refuses attributes that are bytes and not text. Here,
@@ -31,17 +31,16 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod types;
-mod wire;
 
 use std::collections::HashSet;
 use std::path::Path;
 
+use crate::wire::{self, Field, Message};
 use graph::{Graph, Node};
 use precision::Rules;
 use rewrite::Rewriter;
 use scope::{Names, Scopes};
 use tensor::TensorError;
-use wire::{Field, Message};
 
 /// Graphs that may lie in each other.
 const MAX_DEPTH: usize = 16;

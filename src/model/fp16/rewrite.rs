@@ -6,8 +6,8 @@ use super::precision::{Decision, Rules, decide, is_folded, wanted};
 use super::scope::{Constant, Names, Origin, Precision, Scope, Scopes, Value};
 use super::tensor::{Tensor, array, elem, vector};
 use super::types::define;
-use super::wire::{Field, Message};
 use super::{Fp16Error, Report};
+use crate::wire::{Field, Message};
 
 /// What is the same for all graphs of a model.
 pub struct Rewriter<'o> {
@@ -274,7 +274,7 @@ impl<'a> Rewriter<'_> {
         out.extend(weights.tensors.into_iter().map(|t| Field::bytes(graph_field::INITIALIZER, t)));
         let sparse = graph.sparse.iter();
         out.extend(sparse.map(|(_, bytes)| Field::bytes(graph_field::SPARSE_INITIALIZER, *bytes)));
-        let damaged = |e: super::wire::WireError| Fp16Error::Damaged(e.to_string());
+        let damaged = |e: crate::wire::WireError| Fp16Error::Damaged(e.to_string());
         for info in &graph.inputs {
             let weight = value_of(info.name).filter(|v| matches!(v.origin, Origin::Weight(_)));
             out.push(match weight {

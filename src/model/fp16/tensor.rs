@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use half::f16;
 
 use super::Report;
-use super::wire::{Field, Fields, Message, Value, WireError, varint};
+use crate::wire::{Field, Fields, Message, Value, WireError, varint};
 
 /// Element type codes of `TensorProto.DataType`.
 pub mod elem {

@@ -10,8 +10,8 @@ use std::path::Path;
 use rten_onnx::onnx::{GraphProto, ModelProto};
 
 use super::graph::{Attribute, attribute_field, graph_field, node_field};
-use super::wire::{Field, Message, Value};
 use super::*;
+use crate::wire::{Field, Message, Value};
 
 const FLOAT: i32 = 1;
 const INT64: i32 = 7;

@@ -5,7 +5,7 @@ use super::graph::{Attribute, Graph, Node, ValueInfo};
 use super::operators::{self, Class, Output};
 use super::scope::{Constant, Origin, Scopes, Value};
 use super::tensor::{Tensor, elem};
-use super::wire::Message;
+use crate::wire::Message;
 
 /// Puts all values of `graph` into the innermost scope. Inputs that do not say their type have that of `feeds`,
 /// the inputs of the node around the graph.

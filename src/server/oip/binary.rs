@@ -8,8 +8,10 @@ use crate::error::{ErrorKind, InferError};
 const PREFIX_BYTES: usize = 4;
 
 /// Splits a binary `BYTES` tensor, `elements` times a little-endian `u32` length and that many bytes, into
-/// slices of `data`. **Errors:** `BinarySize` if the lengths do not end exactly at the end of `data`.
-pub(super) fn split_elements(data: &Bytes, elements: usize) -> Result<Vec<Bytes>, InferError> {
+/// slices of `data`.
+///
+/// **Errors:** `BinarySize` if the lengths do not end exactly at the end of `data`.
+pub fn split_elements(data: &Bytes, elements: usize) -> Result<Vec<Bytes>, InferError> {
     let present = data.len();
     if elements > present / PREFIX_BYTES {
         return Err(size_error(format!(

@@ -8,12 +8,14 @@
 //! <https://github.com/triton-inference-server/server/tree/main/docs/protocol>.
 
 mod binary;
+pub mod checks;
 mod classification;
 mod config;
 mod json;
 mod metadata;
 mod parameters;
 mod raw;
+pub mod repository;
 mod request;
 pub mod resolve;
 mod response;
@@ -22,6 +24,7 @@ mod tensor_json;
 #[cfg(test)]
 mod tests;
 
+pub use binary::split_elements;
 pub use classification::{Classes, classify};
 pub use config::{
     DynamicBatching, InstanceGroup, LatestVersions, ModelConfig, Parameter, QueuePolicy, TensorConfig,
@@ -29,8 +32,8 @@ pub use config::{
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use raw::RawRequest;
-pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse};
-pub use response::{Encoded, InferResponse, OutputTensor, error_body, write};
+pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed};
+pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,
     Statistics,

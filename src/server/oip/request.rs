@@ -5,7 +5,6 @@
 //! dimensions are short, and shapes are multiplied and compared before anything is built from them.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,20 +12,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::binary::{size_error, split_elements};
+use super::checks::{self, BytesElements, MAX_DIMENSIONS, MAX_TENSORS};
 use super::json::{self, AtMost, Object, clip};
 use super::parameters::Parameters;
 use super::raw::RawRequest;
 use super::tensor_json::{read_numbers, read_strings};
 use crate::error::{ErrorKind, InferError};
 use crate::tensor::Datatype;
-
-/// Inputs, and requested outputs, of one request.
-const MAX_TENSORS: usize = 1_000;
-/// Dimensions of one tensor; TensorRT knows 8.
-const MAX_DIMENSIONS: usize = 32;
-/// `BYTES` elements of one request. Each is kept as a 32-byte handle and three characters of body can ask for
-/// one; as an element is an image, a request of more is no request.
-const MAX_BYTES_ELEMENTS: usize = 65_536;
 
 /// What a body turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,18 +123,35 @@ struct OutputDocument<'a> {
 /// **Errors:** `MalformedJson` with line and column, `InvalidArgument`, `WrongDatatype`, `WrongShape`,
 /// `BinarySize`; each names the input or the parameter, what was expected and what was sent.
 pub fn parse(body: &Bytes, inference_header_content_length: Option<&str>) -> Result<Parsed, InferError> {
+    parse_keyed(body, inference_header_content_length, None).map(|(parsed, _)| parsed)
+}
+
+/// [`parse`], and the value of the request's parameter `key`, a string or an integer, where there is one.
+///
+/// **Errors:** as there.
+pub fn parse_keyed<'b>(
+    body: &'b Bytes,
+    inference_header_content_length: Option<&str>,
+    key: Option<&str>,
+) -> Result<(Parsed, Option<Cow<'b, str>>), InferError> {
     let json_len = match inference_header_content_length {
         Some(value) => Some(json_length(value, body.len())?),
         None => None,
     };
     if json_len == Some(0) {
-        return Ok(Parsed::Raw(RawRequest(body.clone())));
+        return Ok((Parsed::Raw(RawRequest(body.clone())), None));
     }
     let json = &body[..json_len.unwrap_or(body.len())];
     let Object(document) = serde_json::from_slice::<Object<RequestDocument<'_>>>(json)
         .map_err(|e| json::error("request JSON", &e))?;
-    let mut tail = BinaryTail { body, at: json.len(), split: json_len.is_some(), bytes_elements: 0 };
-    build(document, &mut tail).map(Parsed::Infer)
+    let mut tail = BinaryTail {
+        body,
+        at: json.len(),
+        split: json_len.is_some(),
+        bytes_elements: BytesElements::default(),
+    };
+    let value = key.and_then(|key| document.parameters.as_ref()?.0.other(key));
+    Ok((Parsed::Infer(build(document, &mut tail)?), value))
 }
 
 fn json_length(value: &str, body_len: usize) -> Result<usize, InferError> {
@@ -177,23 +186,18 @@ fn build(document: RequestDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<Inf
     if document.inputs.0.is_empty() {
         return Err(InferError::new(ErrorKind::InvalidArgument, "`inputs` is empty"));
     }
-    let mut names = HashSet::new();
+    checks::distinct("input", document.inputs.0.iter().map(|Object(i)| &*i.name))?;
     for Object(input) in document.inputs.0 {
         let name = input.name.clone();
-        if !names.insert(name.clone()) {
-            return Err(duplicate("input", &name));
-        }
         let input =
             read_input(input, tail).map_err(|e| e.context(format_args!("input `{}`", clip(&name))))?;
         request.inputs.push(input);
     }
     tail.finish()?;
-    names.clear();
-    for Object(output) in document.outputs.unwrap_or_default().0 {
+    let outputs = document.outputs.unwrap_or_default().0;
+    checks::distinct("output", outputs.iter().map(|Object(o)| &*o.name))?;
+    for Object(output) in outputs {
         let name = output.name.clone();
-        if !names.insert(name.clone()) {
-            return Err(duplicate("output", &name));
-        }
         let output = read_output(output).map_err(|e| e.context(format_args!("output `{}`", clip(&name))))?;
         request.outputs.push(output);
     }
@@ -212,14 +216,10 @@ fn read_id(id: &RawValue) -> Result<String, InferError> {
 }
 
 fn read_input(input: InputDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<InferInput, InferError> {
-    let datatype = Datatype::from_name(&input.datatype).ok_or_else(|| {
-        let known = Datatype::ALL.map(Datatype::name).join(", ");
-        let message = format!("unknown datatype `{}`, known are {known}", clip(&input.datatype));
-        InferError::new(ErrorKind::WrongDatatype, message)
-    })?;
-    let (shape, elements) = read_shape(&input.shape.0)?;
+    let datatype = checks::datatype(&input.datatype)?;
+    let (shape, elements) = checks::shape(&input.shape.0)?;
     if datatype == Datatype::Bytes {
-        tail.count_bytes_elements(elements)?;
+        tail.bytes_elements.add(elements)?;
     }
     let Object(parameters) = input.parameters.unwrap_or_default();
     parameters.refuse_shared_memory()?;
@@ -238,32 +238,15 @@ fn read_input(input: InputDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<Inf
         (Some(json), None) => InputData::Dense(read_numbers(json.get(), datatype, elements)?),
         (None, Some(size)) => {
             let data = tail.take(size)?;
-            match datatype.size_bytes() {
-                None => InputData::Binary(split_elements(&data, elements)?),
-                Some(each) if elements.checked_mul(each) == Some(data.len()) => InputData::Dense(data),
-                Some(each) => {
-                    let expected = elements as u128 * each as u128;
-                    return Err(size_error(format!(
-                        "`binary_data_size` is {size}, {datatype} {shape:?} takes {expected} bytes"
-                    )));
-                }
+            if datatype == Datatype::Bytes {
+                InputData::Binary(split_elements(&data, elements)?)
+            } else {
+                checks::dense_size(datatype, &shape, elements, data.len(), "`binary_data_size`")?;
+                InputData::Dense(data)
             }
         }
     };
     Ok(InferInput { name: input.name.into_owned(), datatype, shape, data })
-}
-
-/// The shape and the number of its elements.
-fn read_shape(dimensions: &[i64]) -> Result<(Vec<usize>, usize), InferError> {
-    let error =
-        |what: &str| InferError::new(ErrorKind::WrongShape, format!("shape {dimensions:?} has {what}"));
-    let shape: Vec<usize> = dimensions
-        .iter()
-        .map(|&d| usize::try_from(d))
-        .collect::<Result<_, _>>()
-        .map_err(|_| error("a negative dimension"))?;
-    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    Ok((shape, elements.ok_or_else(|| error("more elements than can be counted"))?))
 }
 
 fn read_output(output: OutputDocument<'_>) -> Result<RequestedOutput, InferError> {
@@ -277,10 +260,6 @@ fn read_output(output: OutputDocument<'_>) -> Result<RequestedOutput, InferError
     })
 }
 
-fn duplicate(what: &str, name: &str) -> InferError {
-    InferError::new(ErrorKind::InvalidArgument, format!("{what} `{}` is given twice", clip(name)))
-}
-
 /// The bytes after the JSON, handed out in order.
 struct BinaryTail<'a> {
     body: &'a Bytes,
@@ -288,7 +267,7 @@ struct BinaryTail<'a> {
     /// Whether the header was sent that marks where the JSON ends.
     split: bool,
     /// `BYTES` elements of the inputs so far.
-    bytes_elements: usize,
+    bytes_elements: BytesElements,
 }
 
 impl BinaryTail<'_> {
@@ -307,17 +286,6 @@ impl BinaryTail<'_> {
                  where the JSON ends"
             ))),
         }
-    }
-
-    fn count_bytes_elements(&mut self, elements: usize) -> Result<(), InferError> {
-        self.bytes_elements = self.bytes_elements.saturating_add(elements);
-        if self.bytes_elements <= MAX_BYTES_ELEMENTS {
-            return Ok(());
-        }
-        let count = self.bytes_elements;
-        let message =
-            format!("{count} BYTES elements up to here, the limit of a request is {MAX_BYTES_ELEMENTS}");
-        Err(InferError::new(ErrorKind::WrongShape, message))
     }
 
     fn finish(&self) -> Result<(), InferError> {

@@ -11,7 +11,7 @@ use crate::tensor::TensorSpec;
 /// **Errors:** `InvalidArgument` for a missing or unknown input, `WrongDatatype`, `WrongShape`.
 pub fn check_inputs(inputs: &[InferInput], specs: &[TensorSpec], batched: bool) -> Result<usize, InferError> {
     if let Some(input) = inputs.iter().find(|i| specs.iter().all(|s| s.name != i.name)) {
-        return Err(unknown("input", &input.name, specs));
+        return Err(unknown("input", &input.name, specs.iter()));
     }
     let mut rows: Option<(usize, &str)> = None;
     for spec in specs {
@@ -34,8 +34,11 @@ pub fn check_inputs(inputs: &[InferInput], specs: &[TensorSpec], batched: bool) 
 }
 
 /// Checks that the model has every requested output. **Errors:** `InvalidArgument` with the names that exist.
-pub fn check_outputs(requested: &[RequestedOutput], specs: &[TensorSpec]) -> Result<(), InferError> {
-    match requested.iter().find(|r| specs.iter().all(|s| s.name != r.name)) {
+pub fn check_outputs<'s>(
+    requested: &[RequestedOutput],
+    specs: impl Iterator<Item = &'s TensorSpec> + Clone,
+) -> Result<(), InferError> {
+    match requested.iter().find(|r| specs.clone().all(|s| s.name != r.name)) {
         None => Ok(()),
         Some(output) => Err(unknown("output", &output.name, specs)),
     }
@@ -68,8 +71,8 @@ fn check_input(input: &InferInput, spec: &TensorSpec, batched: bool) -> Result<(
     ))
 }
 
-fn unknown(what: &str, name: &str, specs: &[TensorSpec]) -> InferError {
-    let known: Vec<&str> = specs.iter().map(|s| s.name.as_str()).collect();
+fn unknown<'s>(what: &str, name: &str, specs: impl Iterator<Item = &'s TensorSpec>) -> InferError {
+    let known: Vec<&str> = specs.map(|s| s.name.as_str()).collect();
     InferError::new(
         ErrorKind::InvalidArgument,
         format!("the model has no {what} `{}`, it has {}", clip(name), known.join(", ")),

@@ -55,21 +55,8 @@ pub fn write(
     requested: &[RequestedOutput],
     binary_data_output: bool,
 ) -> Result<Encoded, InferError> {
-    let mut parts = Vec::with_capacity(response.outputs.len());
-    if requested.is_empty() {
-        for output in &response.outputs {
-            parts.push(Part::new(output, binary_data_output, 0)?);
-        }
-    }
-    for wanted in requested {
-        let output = response.outputs.iter().find(|o| o.name == wanted.name).ok_or_else(|| {
-            InferError::new(ErrorKind::InvalidArgument, format!("the model has no output `{}`", wanted.name))
-        })?;
-        let binary = wanted.binary.unwrap_or(binary_data_output);
-        parts.push(Part::new(output, binary, wanted.classification)?);
-    }
-
-    let mut out = Vec::with_capacity(256 + parts.iter().map(Part::bytes_estimate).sum::<usize>());
+    let parts = answered(response, requested, binary_data_output)?;
+    let mut out = Vec::with_capacity(256 + parts.iter().map(Answered::bytes_estimate).sum::<usize>());
     out.push(b'{');
     if let Some(id) = response.id.filter(|id| !id.is_empty()) {
         out.extend_from_slice(b"\"id\":");
@@ -91,7 +78,7 @@ pub fn write(
 
     let json_len = parts.iter().any(|part| part.binary).then_some(out.len());
     for part in parts.iter().filter(|part| part.binary) {
-        out.extend_from_slice(part.value.bytes());
+        out.extend_from_slice(&part.data);
     }
     Ok(Encoded { body: Bytes::from(out), json_len })
 }
@@ -108,33 +95,44 @@ pub fn error_body(error: &InferError) -> Bytes {
     Bytes::from(out)
 }
 
-/// One output on its way into the body.
-struct Part<'a> {
-    name: &'a str,
-    datatype: Datatype,
-    shape: Vec<usize>,
+/// One output as the client asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered<'a> {
+    /// Name in the model.
+    pub name: &'a str,
+    /// The model's, or `BYTES` for classes.
+    pub datatype: Datatype,
+    /// Batch dimension first.
+    pub shape: Vec<usize>,
+    /// Whether it was asked for as a binary tensor.
+    pub binary: bool,
+    /// Its elements as the protocol's binary tensors have them.
+    pub data: Bytes,
+}
+
+/// The `requested` outputs in their order, or all of them where none are; `binary` decides for those that do not say.
+///
+/// **Errors:** `InvalidArgument` for an output that the response lacks and for a `classification` of something
+/// without order; `Backend` for a tensor that does not fill its shape.
+pub fn answered<'a>(
+    response: &InferResponse<'a>,
+    requested: &[RequestedOutput],
     binary: bool,
-    value: Value<'a>,
-}
-
-enum Value<'a> {
-    /// Elements as the protocol's binary tensors have them.
-    Tensor(&'a Bytes),
-    /// Classes, in the same form.
-    Classes(Bytes),
-}
-
-impl Value<'_> {
-    fn bytes(&self) -> &Bytes {
-        match self {
-            Self::Tensor(data) => data,
-            Self::Classes(data) => data,
-        }
+) -> Result<Vec<Answered<'a>>, InferError> {
+    if requested.is_empty() {
+        return response.outputs.iter().map(|output| Answered::new(output, binary, 0)).collect();
     }
+    let part = |wanted: &RequestedOutput| {
+        let output = response.outputs.iter().find(|o| o.name == wanted.name).ok_or_else(|| {
+            InferError::new(ErrorKind::InvalidArgument, format!("the model has no output `{}`", wanted.name))
+        })?;
+        Answered::new(output, wanted.binary.unwrap_or(binary), wanted.classification)
+    };
+    requested.iter().map(part).collect()
 }
 
-impl<'a> Part<'a> {
-    fn new(output: &'a OutputTensor<'_>, binary: bool, classes: usize) -> Result<Self, InferError> {
+impl<'a> Answered<'a> {
+    fn new(output: &OutputTensor<'a>, binary: bool, classes: usize) -> Result<Self, InferError> {
         let OutputTensor { name, tensor, labels } = output;
         let Tensor { datatype, shape, data } = tensor;
         if let Some(each) = datatype.size_bytes()
@@ -146,8 +144,7 @@ impl<'a> Part<'a> {
             ));
         }
         if classes == 0 {
-            let value = Value::Tensor(data);
-            return Ok(Self { name, datatype: *datatype, shape: shape.clone(), binary, value });
+            return Ok(Self { name, datatype: *datatype, shape: shape.clone(), binary, data: data.clone() });
         }
         let context = |e: InferError| e.context(format_args!("output `{name}`"));
         let classes = classify(tensor, classes, labels).map_err(context)?;
@@ -155,12 +152,11 @@ impl<'a> Part<'a> {
         for element in &classes.elements {
             push_element(&mut data, element.as_bytes()).map_err(context)?;
         }
-        let value = Value::Classes(Bytes::from(data));
-        Ok(Self { name, datatype: Datatype::Bytes, shape: classes.shape, binary, value })
+        Ok(Self { name, datatype: Datatype::Bytes, shape: classes.shape, binary, data: Bytes::from(data) })
     }
 
     fn bytes_estimate(&self) -> usize {
-        let bytes = self.value.bytes().len();
+        let bytes = self.data.len();
         let value = match self.datatype.size_bytes() {
             Some(each) if !self.binary => bytes / each * element_chars(self.datatype),
             Some(_) | None => bytes,
@@ -175,7 +171,7 @@ impl<'a> Part<'a> {
         push_json(out, self.datatype.name());
         out.extend_from_slice(b",\"shape\":");
         push_json(out, &self.shape);
-        let data = self.value.bytes();
+        let data = &self.data;
         if self.binary {
             out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
             push_json(out, &data.len());

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use super::checks::{count_error, element_error, expected};
 use super::json::{self, clip};
 use crate::error::{ErrorKind, InferError};
 use crate::tensor::Datatype;
@@ -23,14 +24,14 @@ pub(super) fn read_numbers(json: &str, datatype: Datatype, elements: usize) -> R
     let plausible = elements.min(json.len() / 2);
     let mut out = Vec::with_capacity(plausible * datatype.size_bytes().unwrap_or(1));
     for index in 0..elements {
-        let Some(leaf) = leaves.next() else { return Err(count_error(elements, index)) };
+        let Some(leaf) = leaves.next() else { return Err(count_error(elements, index, "data")) };
         if push_number(&mut out, datatype, leaf).is_none() {
             return Err(element_error(index, expected(datatype), leaf));
         }
     }
     match leaves.count() {
         0 => Ok(Bytes::from(out)),
-        more => Err(count_error(elements, elements + more)),
+        more => Err(count_error(elements, elements + more, "data")),
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) fn read_strings(body: &Bytes, json: &str, elements: usize) -> Result<
     let mut leaves = Leaves::of(json)?;
     let mut out = Vec::with_capacity(elements.min(json.len() / 2));
     for index in 0..elements {
-        let Some(leaf) = leaves.next() else { return Err(count_error(elements, index)) };
+        let Some(leaf) = leaves.next() else { return Err(count_error(elements, index, "data")) };
         let Some(text) = leaf.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
             return Err(element_error(index, "a string", leaf));
         };
@@ -56,7 +57,7 @@ pub(super) fn read_strings(body: &Bytes, json: &str, elements: usize) -> Result<
     }
     match leaves.count() {
         0 => Ok(out),
-        more => Err(count_error(elements, elements + more)),
+        more => Err(count_error(elements, elements + more, "data")),
     }
 }
 
@@ -190,34 +191,6 @@ fn push_number(out: &mut Vec<u8>, datatype: Datatype, text: &str) -> Option<()> 
 /// valid JSON does not have, its infinity for large numbers is the caller's to refuse.
 fn float<T: FromStr>(text: &str) -> Option<T> {
     text.parse().ok()
-}
-
-const fn expected(datatype: Datatype) -> &'static str {
-    match datatype {
-        Datatype::Bool => "true or false",
-        Datatype::Uint8 => "an integer in 0..=255",
-        Datatype::Uint16 => "an integer in 0..=65535",
-        Datatype::Uint32 => "an integer in 0..=4294967295",
-        Datatype::Uint64 => "an integer in 0..=18446744073709551615",
-        Datatype::Int8 => "an integer in -128..=127",
-        Datatype::Int16 => "an integer in -32768..=32767",
-        Datatype::Int32 => "an integer in -2147483648..=2147483647",
-        Datatype::Int64 => "an integer in -9223372036854775808..=9223372036854775807",
-        Datatype::Fp16 => "a number within ±65504",
-        Datatype::Bf16 => "a number within ±3.39e38",
-        Datatype::Fp32 => "a number within ±3.4028235e38",
-        Datatype::Fp64 => "a number within ±1.7976931348623157e308",
-        Datatype::Bytes => "a string",
-    }
-}
-
-fn element_error(index: usize, expected: &str, got: &str) -> InferError {
-    let message = format!("element {index}: expected {expected}, got {}", clip(got));
-    InferError::new(ErrorKind::WrongDatatype, message)
-}
-
-fn count_error(expected: usize, got: usize) -> InferError {
-    InferError::new(ErrorKind::WrongShape, format!("the shape holds {expected} elements, `data` has {got}"))
 }
 
 /// The innermost values of nested JSON arrays, in the order of the text. An object is one value, and the last.

@@ -1,4 +1,5 @@
-//! Protobuf messages as lists of fields: whatever is not looked at is written back as it was read.
+//! Protobuf messages as lists of fields, without a schema: for files of which a part is rewritten and the rest goes
+//! back as it was read, and for requests whose fields are bounded before anything is made of them.
 //!
 //! Source of the encoding: <https://protobuf.dev/programming-guides/encoding/>.
 
@@ -23,7 +24,7 @@ pub enum WireError {
     /// More fields than [`MAX_FIELDS`].
     #[error("a message has more than {MAX_FIELDS} fields")]
     Fields,
-    /// A field is there with another wire type than ONNX gives it.
+    /// A field is there with another wire type than its own.
     #[error("field {0} has the wrong wire type")]
     Type(u32),
     /// A name is not UTF-8.
