@@ -577,3 +577,25 @@ fn weights_in_other_files_come_along() {
         assert!(text(&done).contains("must be in the model's own folder"), "{bad}: {}", text(&done));
     }
 }
+
+#[test]
+fn every_flag_is_described() {
+    use clap::CommandFactory;
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating.md")).unwrap();
+    let command = visord::cli::Cli::command();
+    let (of_migrate, of_init) = page.split_once("## From an ONNX file").unwrap();
+    for (name, section) in [("migrate", of_migrate), ("init", of_init)] {
+        for arg in command.find_subcommand(name).unwrap().get_arguments() {
+            let Some(long) = arg.get_long().filter(|l| !matches!(*l, "help" | "version")) else { continue };
+            let row = section.lines().find(|l| l.starts_with(&format!("| `--{long}` |")));
+            let row = row.unwrap_or_else(|| panic!("{name}: --{long} has no row"));
+            for default in arg.get_default_values().iter().filter(|_| !matches!(long, "force")) {
+                assert!(row.contains(default.to_str().unwrap()), "{name}: --{long}: {row}");
+            }
+            assert!(arg.get_help().is_some_and(|h| h.to_string().len() > 10), "{name}: {long}");
+            // What they write says all; the environment of whoever runs them says nothing.
+            assert!(arg.get_env().is_none(), "{name}: {long}");
+        }
+    }
+}
