@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::init::InitArgs;
+use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
 use crate::telemetry::logging::LogFormat;
@@ -42,6 +44,10 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
+    /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
+    Migrate(Box<MigrateArgs>),
+    /// Make a first model folder of an ONNX file, with a comment for each guess
+    Init(InitArgs),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -371,6 +377,7 @@ pub fn parse(
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
         Command::Build(args) => &args.config,
+        Command::Migrate(_) | Command::Init(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use toml::Table;
 
 use super::fingerprint::Fingerprint;
 use super::jobs::{Job, Reply, Work};
@@ -60,8 +59,6 @@ impl Refused {
 #[derive(Debug)]
 struct Loaded {
     print: Fingerprint,
-    /// `model.toml`, without what no version sees.
-    settings: Table,
     /// The folder of each version, and the labels of its outputs, which lie elsewhere.
     versions: BTreeMap<u64, (Option<u64>, Vec<OutputSpec>)>,
 }
@@ -133,13 +130,13 @@ impl Loader {
     /// Puts what is asked for at start into the registry, loading, so that readiness waits for it.
     pub fn announce(&mut self) {
         for model in &self.read {
-            let mut entry = Entry::new(Arc::new(model.config.clone()));
+            let versions = model.versions.iter().map(|v| (v.version, VersionState::Loading)).collect();
+            let mut entry = Entry::new(Arc::new(model.config.clone()), versions, None);
             entry.awaited = true;
-            entry.versions = model.versions.iter().map(|v| (v.version, VersionState::Loading)).collect();
             self.shared.registry.put(&model.config.name, &entry);
         }
         for name in &self.asked {
-            let mut entry = Entry::new(Arc::new(self.bare(name)));
+            let mut entry = Entry::new(Arc::new(self.bare(name)), BTreeMap::new(), None);
             entry.awaited = true;
             entry.attempt = Attempt::Loading(Vec::new());
             self.shared.registry.put(name, &entry);
@@ -303,7 +300,7 @@ impl Loader {
                 entry.attempt = Attempt::Failed(failure.clone());
             });
         } else {
-            let mut entry = Entry::new(Arc::new(self.bare(name)));
+            let mut entry = Entry::new(Arc::new(self.bare(name)), BTreeMap::new(), None);
             entry.attempt = Attempt::Failed(failure);
             registry.put(name, &entry);
         }
@@ -357,16 +354,14 @@ impl Loader {
         let RepositoryModel { config, versions } = model;
         let name = config.name.clone();
         let config = Arc::new(config);
-        let settings = settings(&config);
         let serving = self.serving(&name);
         let before = self.loaded.get(&name);
         let keep = |v: &RepositoryVersion| {
             let (before, print) = (before?, print.as_ref()?);
             let (folder, outputs) = before.versions.get(&v.version)?;
-            let same = before.settings == settings
-                && *folder == print.folder(&v.version.to_string())
-                && *outputs == v.spec.outputs;
-            serving.get(&v.version).filter(|s| same && s.ready()).cloned()
+            let same = *folder == print.folder(&v.version.to_string()) && *outputs == v.spec.outputs;
+            let kept = serving.get(&v.version).filter(|s| same && s.ready() && config.serves_like(&s.config));
+            kept.cloned()
         };
         let kept: Vec<Option<Arc<ServedModel>>> = versions.iter().map(keep).collect();
         let nothing_new = kept.iter().all(Option::is_some) && kept.len() == serving.len();
@@ -420,7 +415,7 @@ impl Loader {
         let seen = seen.collect();
         self.swap(&config, candidates);
         if let Some(print) = print {
-            self.loaded.insert(name, Loaded { print, settings, versions: seen });
+            self.loaded.insert(name, Loaded { print, versions: seen });
         }
         match failed {
             Some((version, why)) => Err(Refused::Failed(Failure { version: Some(version), why })),
@@ -442,13 +437,12 @@ impl Loader {
     /// Shows what is being loaded.
     fn begin(&self, config: &Arc<ModelConfig>, versions: Vec<u64>, serving: bool) {
         let registry = &self.shared.registry;
-        let awaited = registry.models().get(&config.name).is_some_and(|m| m.awaited);
         if serving {
             registry.update(&config.name, |entry| entry.attempt = Attempt::Loading(versions.clone()));
         } else {
-            let mut entry = Entry::new(Arc::clone(config));
-            entry.awaited = awaited;
-            entry.versions = versions.into_iter().map(|v| (v, VersionState::Loading)).collect();
+            let versions = versions.into_iter().map(|v| (v, VersionState::Loading)).collect();
+            let models = registry.models();
+            let entry = Entry::new(Arc::clone(config), versions, models.get(&config.name));
             registry.put(&config.name, &entry);
         }
         self.shared.changed();
@@ -458,8 +452,7 @@ impl Loader {
     fn swap(&mut self, config: &Arc<ModelConfig>, candidates: Vec<Candidate>) {
         let name = &config.name;
         let mut old = self.serving(name);
-        let mut entry = Entry::new(Arc::clone(config));
-        entry.awaited = true;
+        let mut versions = BTreeMap::new();
         let mut retired = Vec::new();
         for Candidate { version, served, kept } in candidates {
             match served {
@@ -467,21 +460,29 @@ impl Loader {
                     if let Some(old) = old.remove(&version).filter(|_| !kept) {
                         retired.push((old, Some(Arc::clone(&served))));
                     }
-                    entry.versions.insert(version, VersionState::Ready(served));
+                    versions.insert(version, VersionState::Ready(served));
                 }
                 Err(why) => {
-                    entry.versions.insert(version, VersionState::Unavailable(why));
+                    versions.insert(version, VersionState::Unavailable(why));
                 }
             }
         }
         for (version, served) in old {
-            entry.versions.insert(version, VersionState::Unloading);
+            versions.insert(version, VersionState::Unloading);
             retired.push((served, None));
         }
-        self.shared.registry.put(name, &entry);
-        drop(entry);
+        self.replace(config, versions, true);
         self.shared.changed();
         self.retiring.retire(name, retired, Vec::new());
+    }
+
+    /// Puts a whole entry in the registry. Nothing of the old one is held when this returns.
+    fn replace(&self, config: &Arc<ModelConfig>, versions: BTreeMap<u64, VersionState>, awaited: bool) {
+        let registry = &self.shared.registry;
+        let models = registry.models();
+        let mut entry = Entry::new(Arc::clone(config), versions, models.get(&config.name));
+        entry.awaited |= awaited;
+        registry.put(&config.name, &entry);
     }
 
     /// Takes a model out of service; `replies` hear when it is gone.
@@ -500,17 +501,17 @@ impl Loader {
         if old.is_empty() && !self.root.join(name).is_dir() {
             registry.remove(name);
         } else {
-            registry.update(name, |entry| {
-                entry.attempt = Attempt::Settled;
-                for state in entry.versions.values_mut() {
-                    *state = match state {
-                        VersionState::Ready(_) | VersionState::Unloading => VersionState::Unloading,
-                        VersionState::Loading | VersionState::Unloaded | VersionState::Unavailable(_) => {
-                            VersionState::Unloaded
-                        }
-                    };
-                }
-            });
+            let models = registry.models();
+            if let Some(entry) = models.get(name) {
+                let unloaded = |state: &VersionState| match state {
+                    VersionState::Ready(_) | VersionState::Unloading => VersionState::Unloading,
+                    VersionState::Loading | VersionState::Unloaded | VersionState::Unavailable(_) => {
+                        VersionState::Unloaded
+                    }
+                };
+                let versions = entry.versions.iter().map(|(v, s)| (*v, unloaded(s))).collect();
+                self.replace(&entry.config, versions, false);
+            }
         }
         if !old.is_empty() {
             tracing::info!(model = name, versions = old.len(), "model unloading");
@@ -562,15 +563,4 @@ impl Loader {
         );
         Ok(served)
     }
-}
-
-/// `model.toml` without what decides between versions and changes none: with the same settings, a version whose own
-/// folder has not changed is kept.
-fn settings(config: &ModelConfig) -> Table {
-    let path = config.dir.join("model.toml");
-    let mut table = crate::problems::read_table(&path, true, &mut Problems::default());
-    for key in ["version_policy", "traffic", "shadow"] {
-        table.remove(key);
-    }
-    table
 }

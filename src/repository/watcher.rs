@@ -236,3 +236,60 @@ fn matters(root: &Path, event: &notify::Event) -> bool {
     };
     changes && (event.paths.is_empty() || !event.paths.iter().all(hidden))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repository::jobs::Job;
+
+    #[test]
+    fn what_is_settled_is_asked_for_once_and_an_empty_repository_unloads_nothing() {
+        const SETTLE: Duration = Duration::from_millis(20);
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Arc::new(Shared {
+            registry: Arc::default(),
+            changes: tokio::sync::watch::Sender::new(0),
+            jobs: crate::repository::jobs::Jobs::default(),
+            stopping: Arc::default(),
+            stop: tokio::sync::watch::Sender::new(false),
+        });
+        let tried = Arc::new(Tried::default());
+        let times = (Duration::from_secs(7), SETTLE);
+        let mut watcher = Watcher::new(dir.path().to_owned(), times, Arc::clone(&shared), Arc::clone(&tried));
+        let job = |model: &str| {
+            shared.jobs.busy(model).then(|| {
+                let Job { model, work, .. } = shared.jobs.next().unwrap();
+                (model, work)
+            })
+        };
+        assert_eq!(watcher.look(), times.0, "an empty repository");
+        for name in ["a", "b", ".hidden"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        assert!(watcher.look() <= SETTLE && job("a").is_none(), "seen for the first time");
+        std::thread::sleep(SETTLE);
+        watcher.look();
+        let print = |name: &str| Fingerprint::of(&dir.path().join(name)).unwrap();
+        assert_eq!(job("a"), Some(("a".to_owned(), Work::Settled(print("a")))));
+        assert_eq!(job("b"), Some(("b".to_owned(), Work::Settled(print("b")))));
+        tried.note("a", print("a"));
+        tried.note("b", print("b"));
+        shared.jobs.push("none", Work::Load).unwrap();
+        shared.jobs.next();
+        assert_eq!(watcher.look(), times.0, "nothing is to be done");
+
+        for name in ["a", "b"] {
+            std::fs::rename(dir.path().join(name), dir.path().join(format!(".{name}"))).unwrap();
+        }
+        for _ in 0..3 {
+            assert_eq!(watcher.look(), times.0, "what serves goes on");
+            std::thread::sleep(SETTLE);
+        }
+        std::fs::rename(dir.path().join(".b"), dir.path().join("b")).unwrap();
+        assert!(watcher.look() <= SETTLE);
+        std::thread::sleep(SETTLE);
+        watcher.look();
+        assert_eq!(job("a"), Some(("a".to_owned(), Work::Unload)));
+        assert!(!shared.jobs.busy("b"));
+    }
+}

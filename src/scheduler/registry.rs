@@ -57,8 +57,8 @@ pub struct Entry {
     pub config: Arc<ModelConfig>,
     /// Its versions by number.
     pub versions: BTreeMap<u64, VersionState>,
-    /// Which of them answers a request; the registry makes it anew with each change.
-    traffic: Arc<Traffic>,
+    /// Which of them answers a request.
+    pub traffic: Arc<Traffic>,
     /// What the versions do not say.
     pub attempt: Attempt,
     /// Whether readiness waits for it: it was asked for at start, or it has served.
@@ -66,29 +66,16 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// A model that nothing is known of but its configuration.
+    /// A model with these versions, in place of what `before` holds: requests in hand keep that.
     #[must_use]
-    pub fn new(config: Arc<ModelConfig>) -> Self {
-        let versions = BTreeMap::new();
-        let traffic = Arc::new(Traffic::new(&config, &versions, None));
-        Self { config, versions, traffic, attempt: Attempt::Settled, awaited: false }
-    }
-
-    /// Whether traffic is divided alike: the same configuration and the same versions in service.
-    fn same(&self, other: &Self) -> bool {
-        let served = |entry: &Self| -> Vec<(u64, Option<*const ServedModel>)> {
-            let versions = entry.versions.iter();
-            versions
-                .map(|(v, state)| match state {
-                    VersionState::Ready(served) => (*v, Some(Arc::as_ptr(served))),
-                    VersionState::Loading
-                    | VersionState::Unloading
-                    | VersionState::Unloaded
-                    | VersionState::Unavailable(_) => (*v, None),
-                })
-                .collect()
-        };
-        Arc::ptr_eq(&self.config, &other.config) && served(self) == served(other)
+    pub fn new(
+        config: Arc<ModelConfig>,
+        versions: BTreeMap<u64, VersionState>,
+        before: Option<&Self>,
+    ) -> Self {
+        let traffic = Arc::new(Traffic::new(&config, &versions, before.map(|b| &*b.traffic)));
+        let awaited = before.is_some_and(|b| b.awaited);
+        Self { config, versions, traffic, attempt: Attempt::Settled, awaited }
     }
 
     /// Whether a version is in service.
@@ -134,7 +121,7 @@ impl Registry {
         });
     }
 
-    /// Changes what is known of one model, if anything is.
+    /// Changes what is known of one model, if anything is; not what serves, which [`Entry::new`] puts in a whole.
     pub fn update(&self, model: &str, f: impl Fn(&mut Entry)) {
         self.change(|models| {
             if let Some(entry) = models.get_mut(model) {
@@ -151,16 +138,9 @@ impl Registry {
     }
 
     fn change(&self, f: impl Fn(&mut BTreeMap<String, Entry>)) {
-        self.models.rcu(|before| {
-            let mut models = BTreeMap::clone(before);
+        self.models.rcu(|models| {
+            let mut models = BTreeMap::clone(models);
             f(&mut models);
-            for (name, entry) in &mut models {
-                let before = before.get(name);
-                if before.is_none_or(|b| !b.same(entry)) {
-                    let before = before.map(|b| &*b.traffic);
-                    entry.traffic = Arc::new(Traffic::new(&entry.config, &entry.versions, before));
-                }
-            }
             models
         });
     }
@@ -168,8 +148,11 @@ impl Registry {
     /// Sets the state of one version.
     pub fn set(&self, config: &Arc<ModelConfig>, version: u64, state: &VersionState) {
         self.change(|models| {
-            let entry = models.entry(config.name.clone()).or_insert_with(|| Entry::new(Arc::clone(config)));
-            entry.versions.insert(version, state.clone());
+            let before = models.get(&config.name);
+            let mut versions = before.map_or_else(BTreeMap::new, |b| b.versions.clone());
+            versions.insert(version, state.clone());
+            let entry = Entry::new(Arc::clone(config), versions, before);
+            models.insert(config.name.clone(), entry);
         });
     }
 
