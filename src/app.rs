@@ -13,7 +13,9 @@ use crate::repository::{NotServed, Started};
 use crate::scheduler::registry::{Failure, Registry};
 use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
+use crate::server::tls::Tls;
 use crate::telemetry::metrics::Telemetry;
+use crate::telemetry::tls::TlsMetrics;
 
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -103,10 +105,20 @@ impl App {
         let started = state.repository.start(&config, &telemetry);
         let started = started.map_err(|source| AppError::Process { what: "starting the loader", source })?;
         let (stop, stopped) = watch::channel(false);
+        let tls = config.tls.clone().map(|credentials| {
+            let tls = Arc::new(Tls::new(&credentials, TlsMetrics::new(&telemetry)));
+            let (kept, stopped) = (Arc::clone(&tls), stopped.clone());
+            tokio::spawn(async move { kept.keep_current(credentials, stopped).await });
+            tls
+        });
+        let listener = |socket, surface, tls| {
+            tokio::spawn(serve(Arc::clone(&state), socket, surface, tls, stopped.clone()))
+        };
         let listeners = vec![
-            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::Http, stopped.clone())),
-            tokio::spawn(serve(Arc::clone(&state), grpc_listener, Surface::Grpc, stopped.clone())),
-            tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
+            listener(http_listener, Surface::Http, tls.clone()),
+            listener(grpc_listener, Surface::Grpc, tls),
+            // Probes and scrapers have no client certificates, and this port shows nothing but metrics and health.
+            listener(metrics_listener, Surface::Metrics, None),
         ];
         let upkeep = tokio::spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
@@ -156,6 +168,7 @@ impl App {
         for served in self.state.registry.served() {
             served.drain();
         }
+        self.state.close();
         let _ = self.stop.send(true);
         let deadline = tokio::time::Instant::now() + self.config.exit_timeout;
         for mut listener in self.listeners {

@@ -19,6 +19,8 @@ pub enum ErrorKind {
     BadBase64,
     /// JSON that does not parse.
     MalformedJson,
+    /// A protobuf message, or its frame, that does not parse.
+    MalformedProtobuf,
     /// A multipart body that does not parse.
     MalformedMultipart,
     /// Binary tensor sizes that do not add up.
@@ -94,7 +96,7 @@ pub struct Status {
 
 impl ErrorKind {
     /// Every kind, for metrics that must exist at zero and for tests over the table.
-    pub const ALL: [ErrorKind; 35] = {
+    pub const ALL: [ErrorKind; 36] = {
         use ErrorKind as E;
         [
             E::NotAnImage,
@@ -104,6 +106,7 @@ impl ErrorKind {
             E::UnsupportedImage,
             E::BadBase64,
             E::MalformedJson,
+            E::MalformedProtobuf,
             E::MalformedMultipart,
             E::BinarySize,
             E::WrongDatatype,
@@ -152,6 +155,7 @@ impl ErrorKind {
             Self::UnsupportedImage => s(400, 3, 10000, 8, "unsupported_image"),
             Self::BadBase64 => s(400, 3, 10000, 8, "bad_base64"),
             Self::MalformedJson => s(400, 3, 8000, 4, "malformed_json"),
+            Self::MalformedProtobuf => s(400, 3, 8000, 4, "malformed_protobuf"),
             Self::MalformedMultipart => s(400, 3, 8000, 4, "malformed_multipart"),
             Self::BinarySize => s(400, 3, 8000, 4, "binary_size"),
             Self::WrongDatatype => s(400, 3, 7000, 3, "wrong_datatype"),
@@ -162,7 +166,7 @@ impl ErrorKind {
             Self::UnknownPath => s(404, 12, 3002, 7, "unknown_path"),
             Self::MethodNotAllowed => s(405, 12, 3000, 2, "method_not_allowed"),
             Self::UnsupportedMediaType => s(415, 3, 8000, 4, "unsupported_media_type"),
-            Self::UnsupportedEncoding => s(415, 3, 8000, 4, "unsupported_encoding"),
+            Self::UnsupportedEncoding => s(415, 12, 8000, 4, "unsupported_encoding"),
             Self::CorruptEncoding => s(400, 3, 8000, 4, "corrupt_encoding"),
             Self::BodyTooLarge => s(413, 8, 8000, 4, "body_too_large"),
             Self::HeadersTooLarge => s(431, 8, 8000, 4, "headers_too_large"),

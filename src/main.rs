@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => check(*args, problems),
         Command::Build(args) => build(*args, problems),
+        Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
+        Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
     }
 }
 
@@ -49,6 +51,23 @@ fn main() -> ExitCode {
 fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
     let config = Config::resolve(args, &mut problems);
     if problems.0.is_empty() { run(config) } else { refuse(&problems) }
+}
+
+/// Says what was written, or all that kept it from being written.
+fn written(result: Result<(String, bool), Vec<String>>) -> ExitCode {
+    match result {
+        Ok((text, complete)) => {
+            print!("{text}");
+            if complete { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
+        Err(errors) => {
+            for error in &errors {
+                eprintln!("error: {error}");
+            }
+            eprintln!("{} mistake(s); nothing was written", errors.len());
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 fn refuse(problems: &Problems) -> ExitCode {

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderName};
 
 use super::state::{Reservation, ServerState};
 use crate::error::{ErrorKind, InferError, shorten};
@@ -19,10 +19,10 @@ pub const LARGE_BYTES: usize = 1024 * 1024;
 
 /// A body in memory, and its part of the budget.
 #[derive(Debug)]
-pub struct Collected<'a> {
+pub struct Collected {
     /// The body, inflated.
     pub bytes: Bytes,
-    _reservation: Reservation<'a>,
+    _reservation: Reservation,
 }
 
 /// Reads a whole body.
@@ -30,12 +30,12 @@ pub struct Collected<'a> {
 /// # Errors
 /// `BodyTooLarge`, `SlowClient`, `Overloaded`, `UnsupportedEncoding`, `CorruptEncoding`, or `Cancelled` when the
 /// client's connection breaks.
-pub async fn collect<'a>(
-    state: &'a ServerState,
+pub async fn collect(
+    state: &ServerState,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<Collected<'a>, InferError> {
-    let encoding = Encoding::of(headers)?;
+) -> Result<Collected, InferError> {
+    let encoding = Encoding::of(headers, &CONTENT_ENCODING)?;
     let limit = state.limits.max_body_bytes;
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|n| n > limit) {
@@ -48,15 +48,7 @@ pub async fn collect<'a>(
             format!("the body did not arrive within --request-read-timeout-secs {}", timeout.as_secs());
         Err(InferError::new(ErrorKind::SlowClient, text))
     })?;
-    let bytes = match encoding {
-        Encoding::Identity => bytes,
-        Encoding::Gzip => in_place(bytes.len(), || {
-            inflate("gzip", flate2::read::MultiGzDecoder::new(&bytes[..]), limit, &mut reservation)
-        })?,
-        Encoding::Deflate => in_place(bytes.len(), || {
-            inflate("deflate", flate2::read::ZlibDecoder::new(&bytes[..]), limit, &mut reservation)
-        })?,
-    };
+    let bytes = encoding.inflate("the body", bytes, limit, &mut reservation)?;
     Ok(Collected { bytes, _reservation: reservation })
 }
 
@@ -70,7 +62,7 @@ async fn read(
     mut body: Incoming,
     announced: Option<usize>,
     limit: usize,
-) -> Result<(Bytes, Reservation<'_>), InferError> {
+) -> Result<(Bytes, Reservation), InferError> {
     let mut reservation = state.budget.reserve(announced.unwrap_or(0))?;
     let mut reserved = announced.unwrap_or(0);
     let mut whole = BytesMut::new();
@@ -103,15 +95,16 @@ async fn read(
     Ok((whole.freeze(), reservation))
 }
 
-fn too_large(limit: usize) -> InferError {
+/// A body of more than `limit` bytes.
+pub fn too_large(limit: usize) -> InferError {
     InferError::new(ErrorKind::BodyTooLarge, format!("the body is over --max-body-bytes {limit}"))
 }
 
 fn inflate(
-    name: &str,
+    what: &str,
     mut from: impl Read,
     limit: usize,
-    reservation: &mut Reservation<'_>,
+    reservation: &mut Reservation,
 ) -> Result<Bytes, InferError> {
     let mut out = Vec::new();
     loop {
@@ -119,16 +112,13 @@ fn inflate(
         reservation.grow(STEP_BYTES)?;
         out.resize(start + STEP_BYTES, 0);
         let n = from.read(&mut out[start..]).map_err(|e| {
-            InferError::new(
-                ErrorKind::CorruptEncoding,
-                format!("Content-Encoding {name}: the body does not inflate: {e}"),
-            )
+            InferError::new(ErrorKind::CorruptEncoding, format!("{what} does not inflate: {e}"))
         })?;
         out.truncate(start + n);
         if out.len() > limit {
             return Err(InferError::new(
                 ErrorKind::BodyTooLarge,
-                format!("the body inflates to more than --max-body-bytes {limit}"),
+                format!("{what} inflates to more than --max-body-bytes {limit}"),
             ));
         }
         if n == 0 {
@@ -137,16 +127,24 @@ fn inflate(
     }
 }
 
+/// How a body, or a message of gRPC, is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
+pub enum Encoding {
+    /// Not at all.
     Identity,
+    /// RFC 1952.
     Gzip,
+    /// RFC 1950.
     Deflate,
 }
 
 impl Encoding {
-    fn of(headers: &HeaderMap) -> Result<Self, InferError> {
-        let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(Self::Identity) };
+    /// What the header `name` says.
+    ///
+    /// # Errors
+    /// `UnsupportedEncoding`.
+    pub fn of(headers: &HeaderMap, name: &HeaderName) -> Result<Self, InferError> {
+        let Some(value) = headers.get(name) else { return Ok(Self::Identity) };
         let value = value.to_str().unwrap_or("?").trim();
         match value.to_ascii_lowercase().as_str() {
             "" | "identity" => Ok(Self::Identity),
@@ -154,11 +152,36 @@ impl Encoding {
             "deflate" => Ok(Self::Deflate),
             _ => Err(InferError::new(
                 ErrorKind::UnsupportedEncoding,
-                format!(
-                    "Content-Encoding: \"{}\" is not read; send gzip, deflate or identity",
-                    shorten(value)
-                ),
+                format!("{name}: \"{}\" is not read; send gzip, deflate or identity", shorten(value)),
             )),
         }
+    }
+
+    /// Inflates `bytes`, which errors call `what`, to at most `limit`; what is held more is reserved.
+    ///
+    /// # Errors
+    /// `CorruptEncoding`, `BodyTooLarge`, `Overloaded`.
+    pub fn inflate(
+        self,
+        what: &str,
+        bytes: Bytes,
+        limit: usize,
+        reservation: &mut Reservation,
+    ) -> Result<Bytes, InferError> {
+        in_place(bytes.len(), || match self {
+            Self::Identity => Ok(bytes),
+            Self::Gzip => inflate(
+                &format!("gzip: {what}"),
+                flate2::read::MultiGzDecoder::new(&bytes[..]),
+                limit,
+                reservation,
+            ),
+            Self::Deflate => inflate(
+                &format!("deflate: {what}"),
+                flate2::read::ZlibDecoder::new(&bytes[..]),
+                limit,
+                reservation,
+            ),
+        })
     }
 }

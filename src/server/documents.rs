@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::oip::{
     BatchStatistics, DurationStatistics, DynamicBatching, EXTENSIONS, InferStatistics, InstanceGroup,
     LatestVersions, MemoryUsage, ModelConfig, ModelMetadata, ModelStatistics, QueuePolicy, ServerMetadata,
-    TensorConfig, TensorMetadata, VersionPolicy,
+    Statistics, TensorConfig, TensorMetadata, VersionPolicy,
 };
 use super::rows::image_spec;
+use crate::error::InferError;
 use crate::model::config;
 use crate::scheduler::registry::{Registry, VersionState};
 use crate::scheduler::served::ServedModel;
@@ -125,9 +126,28 @@ fn micros(d: std::time::Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// `GET /v2/models/{model}/stats`, one version.
-#[must_use]
-pub fn statistics(served: &ServedModel) -> ModelStatistics {
+/// `GET /v2/models/stats` and `/v2/models/{model}/stats`: one version, every version that serves of one model, or all.
+///
+/// # Errors
+/// As [`Registry::find`].
+pub fn statistics(
+    registry: &Registry,
+    model: Option<&str>,
+    version: Option<&str>,
+) -> Result<Statistics, InferError> {
+    let mut served = match (model, version) {
+        (Some(model), Some(version)) => vec![registry.find(model, Some(version))?],
+        (Some(model), None) => {
+            registry.find(model, None)?;
+            registry.served()
+        }
+        (None, _) => registry.served(),
+    };
+    served.retain(|s| model.is_none_or(|m| s.config.name == m));
+    Ok(Statistics { model_stats: served.iter().map(|s| version_statistics(s)).collect() })
+}
+
+fn version_statistics(served: &ServedModel) -> ModelStatistics {
     let s = &served.metrics.statistics;
     let stat = |d: &DurationStat| {
         let (count, ns) = d.get();

@@ -7,7 +7,6 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::listener::Surface;
-use super::oip::Statistics;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::state::ServerState;
@@ -89,8 +88,8 @@ async fn dispatch(
         Route::Openapi => document(&openapi::describe(state)),
         Route::Server => document(&documents::server()),
         Route::AllStats => {
-            let served = state.registry.served();
-            document(&Statistics { model_stats: served.iter().map(|s| documents::statistics(s)).collect() })
+            let statistics = documents::statistics(&state.registry, None, None);
+            finish(state, Protocol::Oip, statistics.map(|s| document(&s)))
         }
         Route::Repository(asked, model, named) => {
             let result = repository::answer(state, asked, model, named.is_some(), headers, body).await;
@@ -133,7 +132,7 @@ fn describe(
     Ok(match asked {
         ModelRoute::Ready => readiness(true, String::new),
         ModelRoute::Config => document(&documents::model_config(&served)),
-        ModelRoute::Stats => document(&Statistics { model_stats: vec![documents::statistics(&served)] }),
+        ModelRoute::Stats => document(&documents::statistics(&state.registry, Some(model), version)?),
         ModelRoute::Metadata | ModelRoute::Infer | ModelRoute::PlainInfer => {
             document(&documents::metadata(&served, &state.registry))
         }

@@ -22,6 +22,8 @@ mod repository;
 pub mod route;
 pub mod rows;
 pub mod state;
+pub mod sticky;
+pub mod tls;
 pub mod v2;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! PaddleServing's pipeline gateway, `POST /{service}/{method}`: its clients work as they are.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -13,10 +13,13 @@ use super::paddle::{Answer, GatewayError, Images, Stage, no_service, parse, writ
 use super::reply::{JSON, Reply, TEXT, reply, retry_after};
 use super::rows;
 use super::state::ServerState;
+use super::sticky::{HttpSticky, name_version};
 use crate::error::{ErrorKind, InferError};
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::served::ServedModel;
+use crate::scheduler::traffic::{Chosen, Target};
 use crate::telemetry::metrics::Protocol;
+use crate::tensor::Tensor;
 
 /// 405 as the gateway says it.
 #[must_use]
@@ -71,67 +74,86 @@ pub async fn infer(
     let mut out = Vec::with_capacity(4096);
     let outcome = match find(state, service) {
         None => Err((Stage::Service, no_service())),
-        Some(served) => {
-            let images = Images::of(&request).and_then(|images| {
+        Some(Err(e)) => Err((Stage::Service, e)),
+        Some(Ok(target)) => {
+            let key = target.sticky_parameter();
+            let images = Images::besides(&request, key).and_then(|images| {
                 in_place(bytes.len(), || {
                     (0..images.len()).map(|i| images.decode(i).map(Bytes::from)).collect()
                 })
             });
-            run(&served, images, &answer, arrival, &mut out).await
+            let value = key.and_then(|key| request.get(key)).map(Cow::Borrowed);
+            let chosen = target.pick(&HttpSticky::new(headers, value));
+            run(&chosen, images, &answer, arrival, &mut out).await.map(|()| chosen)
         }
     };
-    if let Err((stage, error)) = outcome {
-        count(error.kind);
-        answer.write_error(stage, &error, &mut out);
+    match outcome {
+        Ok(chosen) => {
+            let mut answer = reply(StatusCode::OK, JSON, out);
+            name_version(&mut answer, &chosen);
+            answer
+        }
+        Err((stage, error)) => {
+            count(error.kind);
+            answer.write_error(stage, &error, &mut out);
+            reply(StatusCode::OK, JSON, out)
+        }
     }
-    reply(StatusCode::OK, JSON, out)
 }
 
 /// The model that answers for a service: its state decides between "no such service" and "not now".
-fn find(state: &ServerState, service: &str) -> Option<Result<Arc<ServedModel>, InferError>> {
+fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>> {
+    model_of(state, service).map(|model| state.registry.target(&model, None))
+}
+
+/// Name of the model that answers for a service.
+#[must_use]
+pub fn model_of(state: &ServerState, service: &str) -> Option<String> {
     let models = state.registry.models();
     // One that was unloaded may have had the name before.
     let model = models.values().filter(|m| m.config.paddle_service == service).max_by_key(|m| m.serves())?;
-    Some(state.registry.find(&model.config.name, None))
+    Some(model.config.name.clone())
+}
+
+/// The outputs under the keys that clients know them by.
+#[must_use]
+pub fn named<'a>(served: &'a ServedModel, outputs: &'a [Tensor]) -> Vec<(&'a str, &'a Tensor)> {
+    let single = served.spec.outputs.len() == 1;
+    let named = served.spec.outputs.iter().zip(outputs).map(|(spec, tensor)| {
+        let name = spec.tensor.name.as_str();
+        let renamed = served.config.paddle_keys.iter().find(|(from, _)| from == name);
+        (renamed.map_or(if single { "out" } else { name }, |(_, to)| to.as_str()), tensor)
+    });
+    named.collect()
 }
 
 async fn run(
-    served: &Result<Arc<ServedModel>, InferError>,
+    served: &Chosen,
     images: Result<Vec<Bytes>, InferError>,
     answer: &Answer<'_>,
     arrival: Instant,
     out: &mut Vec<u8>,
 ) -> Result<(), (Stage, InferError)> {
-    let served = served.as_ref().map_err(|e| (Stage::Service, e.clone()))?;
     let images = images.map_err(|e| (stage(e.kind), e))?;
     let count = images.len();
     let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e))?;
     let request = InferRequest { rows, priority: 0, timeout: None, arrival };
     let response = served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), e))?;
-    let keys = &served.config.paddle_keys;
-    let single = served.spec.outputs.len() == 1;
-    let outputs: Vec<_> = served
-        .spec
-        .outputs
-        .iter()
-        .zip(&response.outputs)
-        .map(|(spec, tensor)| {
-            let name = spec.tensor.name.as_str();
-            let renamed = keys.iter().find(|(from, _)| from == name).map(|(_, to)| to.as_str());
-            (renamed.unwrap_or(if single { "out" } else { name }), tensor)
-        })
-        .collect();
+    let outputs = named(served, &response.outputs);
     answer
         .write_outputs(&outputs, count, out)
         .map_err(|e| (Stage::Postprocess, InferError::new(ErrorKind::Internal, e.to_string())))
 }
 
 /// Where PaddleServing would have failed.
-fn stage(kind: ErrorKind) -> Stage {
+#[must_use]
+pub fn stage(kind: ErrorKind) -> Stage {
     match kind {
-        ErrorKind::MalformedJson | ErrorKind::UnknownModel | ErrorKind::NotReady | ErrorKind::Draining => {
-            Stage::Service
-        }
+        ErrorKind::MalformedJson
+        | ErrorKind::MalformedProtobuf
+        | ErrorKind::UnknownModel
+        | ErrorKind::NotReady
+        | ErrorKind::Draining => Stage::Service,
         ErrorKind::QueueFull
         | ErrorKind::Overloaded
         | ErrorKind::DeadlineExceeded

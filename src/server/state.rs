@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::error::{ErrorKind, InferError};
 use crate::repository::Manager;
 use crate::scheduler::registry::Registry;
@@ -28,6 +30,10 @@ pub struct HttpLimits {
     pub header_read_timeout: Duration,
     /// Time to send a request's body.
     pub request_read_timeout: Duration,
+    /// Between two pings to a client of HTTP/2.
+    pub keepalive: Duration,
+    /// Time to answer a ping.
+    pub keepalive_timeout: Duration,
 }
 
 /// Shared by all connections of a server.
@@ -44,8 +50,10 @@ pub struct ServerState {
     /// Which generation of PaddleServing's error numbers and fields is spoken.
     pub paddle: PaddleVersion,
     /// Bytes of bodies in memory.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     draining: AtomicBool,
+    /// Turns true when open connections take no further request.
+    closing: watch::Sender<bool>,
     /// `log_id` of PaddleServing's error texts: a running number.
     pub log_id: AtomicUsize,
 }
@@ -59,11 +67,11 @@ impl ServerState {
         limits: HttpLimits,
         paddle: PaddleVersion,
     ) -> Self {
-        let budget = Budget {
+        let budget = Arc::new(Budget {
             used: AtomicUsize::new(0),
             limit: limits.max_inflight_bytes,
             gauge: telemetry.inflight_bytes.clone(),
-        };
+        });
         Self {
             repository: Manager::new(Arc::clone(&registry)),
             registry,
@@ -72,6 +80,7 @@ impl ServerState {
             paddle,
             budget,
             draining: AtomicBool::new(false),
+            closing: watch::Sender::new(false),
             log_id: AtomicUsize::new(0),
         }
     }
@@ -91,6 +100,17 @@ impl ServerState {
     /// Turns readiness off for good.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends the streams that take further requests; those that they have taken are answered.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Turns true when [`close`](Self::close) is called.
+    #[must_use]
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 }
 
@@ -112,8 +132,8 @@ impl Budget {
     ///
     /// # Errors
     /// `Overloaded`, when the bodies in flight leave no room.
-    pub fn reserve(&self, bytes: usize) -> Result<Reservation<'_>, InferError> {
-        let mut reservation = Reservation { budget: self, bytes: 0 };
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation, InferError> {
+        let mut reservation = Reservation { budget: Arc::clone(self), bytes: 0 };
         reservation.grow(bytes)?;
         Ok(reservation)
     }
@@ -121,18 +141,18 @@ impl Budget {
 
 /// A part of a [`Budget`].
 #[derive(Debug)]
-pub struct Reservation<'a> {
-    budget: &'a Budget,
+pub struct Reservation {
+    budget: Arc<Budget>,
     bytes: usize,
 }
 
-impl Reservation<'_> {
+impl Reservation {
     /// Takes more.
     ///
     /// # Errors
     /// `Overloaded`, when the bodies in flight leave no room.
     pub fn grow(&mut self, bytes: usize) -> Result<(), InferError> {
-        let budget = self.budget;
+        let budget = &self.budget;
         let take = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= budget.limit);
         match budget.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) {
             Ok(_) => {
@@ -155,7 +175,7 @@ impl Reservation<'_> {
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Ordering::AcqRel);
         self.budget.gauge.decrement(self.bytes as f64);

@@ -7,4 +7,5 @@ pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod plans;
+pub mod tls;
 pub mod traffic;

@@ -57,6 +57,12 @@ pub const READY: &str = "visord_ready";
 pub const CONNECTIONS: &str = "visord_http_connections";
 /// Open gRPC connections.
 pub const GRPC_CONNECTIONS: &str = "visord_grpc_connections";
+/// TLS handshakes that failed, by `reason`.
+pub const TLS_FAILURES: &str = "visord_tls_handshake_failures_total";
+/// Times that the TLS files changed, by `outcome`.
+pub const TLS_RELOADS: &str = "visord_tls_reloads_total";
+/// When the certificate in use ends.
+pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
 /// Plans that were asked of the plan cache, by `outcome`.
@@ -131,6 +137,9 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
     (GRPC_CONNECTIONS, Kind::Gauge, "Open gRPC connections."),
+    (TLS_FAILURES, Kind::Counter, "TLS handshakes that failed, by reason."),
+    (TLS_RELOADS, Kind::Counter, "Times that the TLS files changed, by whether they could be used."),
+    (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),

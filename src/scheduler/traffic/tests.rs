@@ -1,3 +1,5 @@
+mod shadow;
+
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use super::*;

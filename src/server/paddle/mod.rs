@@ -9,7 +9,7 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub use request::{Images, PaddleRequest, parse};
+pub use request::{Images, PaddleRequest, Text, parse};
 pub use response::{Answer, Stage, write_gateway_error, write_json_string};
 
 use crate::error::{ErrorKind, InferError};

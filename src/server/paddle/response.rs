@@ -56,11 +56,7 @@ impl Answer<'_> {
         out.extend_from_slice(br#"],"value":["#);
         for (i, (_, tensor)) in outputs.iter().enumerate() {
             out.extend_from_slice(if i > 0 { b",\"" } else { b"\"" });
-            if images > 1 {
-                write_list(tensor, out).inspect_err(|_| out.truncate(start))?;
-            } else {
-                numpy::write_repr_json(tensor, out).inspect_err(|_| out.truncate(start))?;
-            }
+            write_value(tensor, images, numpy::write_repr_json, out).inspect_err(|_| out.truncate(start))?;
             out.push(b'"');
         }
         out.push(b']');
@@ -68,15 +64,29 @@ impl Answer<'_> {
         Ok(())
     }
 
-    /// Appends the answer that is an error.
-    pub fn write_error(&self, stage: Stage, error: &InferError, out: &mut Vec<u8>) {
+    /// The text of `tensor` that [`write_outputs`](Self::write_outputs) puts into JSON, by itself.
+    ///
+    /// **Errors:** a tensor that has no numpy text.
+    pub fn value(tensor: &Tensor, images: usize) -> Result<String, NumpyError> {
+        let mut out = Vec::new();
+        write_value(tensor, images, numpy::write_repr, &mut out)?;
+        Ok(String::from_utf8(out).expect("numpy's text is ASCII"))
+    }
+
+    /// The number of an error.
+    #[must_use]
+    pub const fn err_no(&self, error: &InferError) -> i32 {
         let status = error.kind.status();
-        let err_no = match self.version {
+        match self.version {
             PaddleVersion::V06 => status.paddle_06,
             PaddleVersion::V08 => status.paddle,
-        };
+        }
+    }
+
+    /// Appends the answer that is an error.
+    pub fn write_error(&self, stage: Stage, error: &InferError, out: &mut Vec<u8>) {
         out.extend_from_slice(br#"{"err_no":"#);
-        out.extend_from_slice(itoa::Buffer::new().format(err_no).as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(self.err_no(error)).as_bytes());
         out.extend_from_slice(br#","err_msg":"#);
         write_json_string(&self.error_text(stage, &error.message), out);
         out.extend_from_slice(br#","key":[],"value":[]"#);
@@ -127,9 +137,16 @@ impl Answer<'_> {
     }
 }
 
-/// Appends the text of `list(array)`: each row an array of its own.
-fn write_list(tensor: &Tensor, out: &mut Vec<u8>) -> Result<(), NumpyError> {
-    let Some((&rows, shape)) = tensor.shape.split_first() else { return numpy::write_repr_json(tensor, out) };
+/// Writes an array, with JSON's escapes or without.
+type Repr = fn(&Tensor, &mut Vec<u8>) -> Result<(), NumpyError>;
+
+/// Appends the text of one output: an array, or for several images the text of `list(array)`, where each row is an
+/// array of its own.
+fn write_value(tensor: &Tensor, images: usize, repr: Repr, out: &mut Vec<u8>) -> Result<(), NumpyError> {
+    let (rows, shape) = match tensor.shape.split_first() {
+        Some((&rows, shape)) if images > 1 => (rows, shape),
+        _ => return repr(tensor, out),
+    };
     let bytes = tensor.data.len().checked_div(rows).unwrap_or(0);
     out.push(b'[');
     for row in 0..rows {
@@ -137,7 +154,7 @@ fn write_list(tensor: &Tensor, out: &mut Vec<u8>) -> Result<(), NumpyError> {
             out.extend_from_slice(b", ");
         }
         let data = tensor.data.slice(row * bytes..(row + 1) * bytes);
-        numpy::write_repr_json(&Tensor { datatype: tensor.datatype, shape: shape.to_vec(), data }, out)?;
+        repr(&Tensor { datatype: tensor.datatype, shape: shape.to_vec(), data }, out)?;
     }
     out.push(b']');
     Ok(())

@@ -1,0 +1,303 @@
+//! `inference.GRPCInferenceService`: the Open Inference Protocol with Triton's extensions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::call::Call;
+use super::pb::inference as pb;
+use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
+use super::request::{ModelInferRequest, Parameters};
+use super::status::status;
+use super::{documents, stream};
+use crate::error::{ErrorKind, InferError};
+use crate::repository::LoadParameters;
+use crate::scheduler::request::InferRequest;
+use crate::scheduler::traffic::Sticky;
+use crate::server::body::in_place;
+use crate::server::state::{Reservation, ServerState};
+use crate::server::{infer, oip};
+use crate::telemetry::metrics::Protocol;
+
+/// What a request can be recognised by.
+struct Asked<'a> {
+    metadata: &'a MetadataMap,
+    parameters: &'a Parameters,
+}
+
+impl Sticky for Asked<'_> {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name)?.to_str().ok()
+    }
+
+    fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.parameters.get(name).map(|value| value.to_string().into())
+    }
+}
+
+/// Answers one request, of a call of its own or of a stream; `arrival` is when it came.
+pub(super) async fn infer(
+    state: &ServerState,
+    message: ModelInferRequest,
+    metadata: &MetadataMap,
+    call: &Call,
+    arrival: Instant,
+    mut reservation: Option<Reservation>,
+) -> Result<pb::ModelInferResponse, InferError> {
+    let target = state.registry.target(&message.model_name, message.version())?;
+    let served = target.pick(&Asked { metadata, parameters: &message.parameters });
+    let (asked, rows) = in_place(message.tensor_bytes(), || {
+        let mut asked = message.resolve(reservation.as_mut())?;
+        let rows = infer::rows(&served, &mut asked)?;
+        Ok::<_, InferError>((asked, rows))
+    })?;
+    let timeout = call.timeout(asked.timeout, arrival);
+    let request = InferRequest { rows, priority: asked.priority, timeout, arrival };
+    let outputs = served.infer(request, Protocol::OipGrpc).await?.outputs;
+    let version = served.version.to_string();
+    let answered = infer::response(&served, &version, &asked, outputs);
+    let answered = oip::answered(&answered, &asked.outputs, true)?;
+    let mut response = pb::ModelInferResponse {
+        model_name: served.config.name.clone(),
+        model_version: version.clone(),
+        id: asked.id.clone().unwrap_or_default(),
+        ..pb::ModelInferResponse::default()
+    };
+    for output in answered {
+        response.outputs.push(pb::model_infer_response::InferOutputTensor {
+            name: output.name.to_owned(),
+            datatype: output.datatype.name().to_owned(),
+            shape: output.shape.iter().map(|&d| d as i64).collect(),
+            ..Default::default()
+        });
+        response.raw_output_contents.push(output.data);
+    }
+    Ok(response)
+}
+
+/// The call that a request belongs to: `server::grpc::answer` puts it there.
+pub(super) fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
+    let found = request.extensions().get::<Arc<Call>>().cloned();
+    found.ok_or_else(|| status(&InferError::new(ErrorKind::Internal, "the request belongs to no call")))
+}
+
+fn unimplemented(what: &str) -> Status {
+    status(&InferError::new(ErrorKind::Unimplemented, what))
+}
+
+/// `text`, where it is not empty.
+fn named(text: &str) -> Option<&str> {
+    Some(text).filter(|t| !t.is_empty())
+}
+
+const NO_SYSTEM_REGIONS: &str =
+    "shared memory is not served; send tensors in `raw_input_contents`, encoded images are small";
+const NO_CUDA_REGIONS: &str = "CUDA shared memory is not served; send tensors in `raw_input_contents`";
+
+#[async_trait]
+impl GrpcInferenceService for ServerState {
+    async fn server_live(
+        &self,
+        _: Request<pb::ServerLiveRequest>,
+    ) -> Result<Response<pb::ServerLiveResponse>, Status> {
+        Ok(Response::new(pb::ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(
+        &self,
+        _: Request<pb::ServerReadyRequest>,
+    ) -> Result<Response<pb::ServerReadyResponse>, Status> {
+        Ok(Response::new(pb::ServerReadyResponse { ready: self.ready() }))
+    }
+
+    async fn model_ready(
+        &self,
+        request: Request<pb::ModelReadyRequest>,
+    ) -> Result<Response<pb::ModelReadyResponse>, Status> {
+        let asked = request.get_ref();
+        let ready = match self.registry.find(&asked.name, named(&asked.version)) {
+            Ok(_) => true,
+            Err(e) if e.kind == ErrorKind::NotReady => false,
+            Err(e) => return Err(status(&e)),
+        };
+        Ok(Response::new(pb::ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(
+        &self,
+        _: Request<pb::ServerMetadataRequest>,
+    ) -> Result<Response<pb::ServerMetadataResponse>, Status> {
+        Ok(Response::new(documents::server()))
+    }
+
+    async fn model_metadata(
+        &self,
+        request: Request<pb::ModelMetadataRequest>,
+    ) -> Result<Response<pb::ModelMetadataResponse>, Status> {
+        let asked = request.get_ref();
+        let served = self.registry.find(&asked.name, named(&asked.version)).map_err(|e| status(&e))?;
+        Ok(Response::new(documents::metadata(&served, &self.registry)))
+    }
+
+    async fn model_infer(
+        &self,
+        request: Request<ModelInferRequest>,
+    ) -> Result<Response<pb::ModelInferResponse>, Status> {
+        let call = call(&request)?;
+        let (metadata, _, message) = request.into_parts();
+        let answer = infer(self, message, &metadata, &call, call.arrival, call.release());
+        answer.await.map(Response::new).map_err(|e| status(&e))
+    }
+
+    type ModelStreamInferStream = ReceiverStream<Result<pb::ModelStreamInferResponse, Status>>;
+
+    async fn model_stream_infer(
+        &self,
+        request: Request<Streaming<ModelInferRequest>>,
+    ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
+        let call = call(&request)?;
+        let state = request.extensions().get::<Arc<ServerState>>().cloned();
+        let state = state.ok_or_else(|| {
+            status(&InferError::new(ErrorKind::Internal, "the stream belongs to no server"))
+        })?;
+        Ok(Response::new(stream::start(state, call, request)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<pb::ModelConfigRequest>,
+    ) -> Result<Response<pb::ModelConfigResponse>, Status> {
+        let asked = request.get_ref();
+        let served = self.registry.find(&asked.name, named(&asked.version)).map_err(|e| status(&e))?;
+        Ok(Response::new(pb::ModelConfigResponse { config: Some(documents::config(&served)) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<pb::ModelStatisticsRequest>,
+    ) -> Result<Response<pb::ModelStatisticsResponse>, Status> {
+        let asked = request.get_ref();
+        let statistics = documents::statistics(&self.registry, named(&asked.name), named(&asked.version));
+        statistics.map(Response::new).map_err(|e| status(&e))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<pb::RepositoryIndexRequest>,
+    ) -> Result<Response<pb::RepositoryIndexResponse>, Status> {
+        let entries = self.repository.index(request.get_ref().ready);
+        let models = entries.into_iter().map(|e| pb::repository_index_response::ModelIndex {
+            name: e.name,
+            version: e.version,
+            state: e.state.to_owned(),
+            reason: e.reason,
+        });
+        Ok(Response::new(pb::RepositoryIndexResponse { models: models.collect() }))
+    }
+
+    async fn repository_model_load(
+        &self,
+        request: Request<pb::RepositoryModelLoadRequest>,
+    ) -> Result<Response<pb::RepositoryModelLoadResponse>, Status> {
+        let asked = request.into_inner();
+        let parameters = load_parameters(asked.parameters).map_err(|e| status(&e))?;
+        self.repository.load(&asked.model_name, parameters).await.map_err(|e| status(&e))?;
+        Ok(Response::new(pb::RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(
+        &self,
+        request: Request<pb::RepositoryModelUnloadRequest>,
+    ) -> Result<Response<pb::RepositoryModelUnloadResponse>, Status> {
+        self.repository.unload(&request.get_ref().model_name).await.map_err(|e| status(&e))?;
+        Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
+    }
+
+    // System shared memory: what registers regions goes here, and `request.rs` asks it for the tensors of inputs and
+    // outputs whose parameters name one.
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<pb::SystemSharedMemoryStatusRequest>,
+    ) -> Result<Response<pb::SystemSharedMemoryStatusResponse>, Status> {
+        Err(unimplemented(NO_SYSTEM_REGIONS))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<pb::SystemSharedMemoryRegisterRequest>,
+    ) -> Result<Response<pb::SystemSharedMemoryRegisterResponse>, Status> {
+        Err(unimplemented(NO_SYSTEM_REGIONS))
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<pb::SystemSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<pb::SystemSharedMemoryUnregisterResponse>, Status> {
+        Err(unimplemented(NO_SYSTEM_REGIONS))
+    }
+
+    async fn cuda_shared_memory_status(
+        &self,
+        _: Request<pb::CudaSharedMemoryStatusRequest>,
+    ) -> Result<Response<pb::CudaSharedMemoryStatusResponse>, Status> {
+        Err(unimplemented(NO_CUDA_REGIONS))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<pb::CudaSharedMemoryRegisterRequest>,
+    ) -> Result<Response<pb::CudaSharedMemoryRegisterResponse>, Status> {
+        Err(unimplemented(NO_CUDA_REGIONS))
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<pb::CudaSharedMemoryUnregisterRequest>,
+    ) -> Result<Response<pb::CudaSharedMemoryUnregisterResponse>, Status> {
+        Err(unimplemented(NO_CUDA_REGIONS))
+    }
+
+    async fn trace_setting(
+        &self,
+        _: Request<pb::TraceSettingRequest>,
+    ) -> Result<Response<pb::TraceSettingResponse>, Status> {
+        Err(unimplemented("traces are not recorded; /metrics has the time of every stage"))
+    }
+
+    async fn log_settings(
+        &self,
+        _: Request<pb::LogSettingsRequest>,
+    ) -> Result<Response<pb::LogSettingsResponse>, Status> {
+        Err(unimplemented("the log is set by --log-level and --log-format when the server starts"))
+    }
+}
+
+/// `config` and `file:<version>/<file>`; others are not looked at, as Triton has more of them.
+fn load_parameters(
+    given: std::collections::HashMap<String, pb::ModelRepositoryParameter>,
+) -> Result<LoadParameters, InferError> {
+    use pb::model_repository_parameter::ParameterChoice as Choice;
+    let wrong = |name: &str, expected: &str| {
+        let text = format!("parameter `{}`: expected {expected}", crate::error::shorten(name));
+        InferError::new(ErrorKind::InvalidArgument, text)
+    };
+    let mut parameters = LoadParameters::default();
+    for (name, value) in given {
+        let value = value.parameter_choice;
+        if name == "config" {
+            let Some(Choice::StringParam(config)) = value else { return Err(wrong(&name, "a string")) };
+            parameters.config = Some(config);
+        } else if let Some(path) = name.strip_prefix("file:") {
+            let Some(Choice::BytesParam(content)) = value else { return Err(wrong(&name, "bytes")) };
+            parameters.files.push((path.to_owned(), content));
+        }
+    }
+    // A map has no order of its own.
+    parameters.files.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(parameters)
+}
