@@ -72,6 +72,9 @@ fn step(op: &'static str, constant: f32) -> impl FnOnce(Graph) -> Graph {
     move |graph| graph.weights("c", &[1], &[constant]).node(op, &["x", "c"], "steps")
 }
 
+/// Mean and scale of each channel.
+type Normalisation = (Vec<f64>, Vec<f64>);
+
 #[test]
 fn each_guess_says_what_it_is() {
     let unit = 0.003_921_568_627_450_98;
@@ -83,7 +86,7 @@ fn each_guess_says_what_it_is() {
         onnx: Vec<u8>,
         batch: i64,
         /// Width, resize rule, mean and scale; `None` where the model takes tensors.
-        image: Option<(i64, &'static str, (Vec<f64>, Vec<f64>))>,
+        image: Option<(i64, &'static str, Normalisation)>,
         words: &'static [&'static str],
     }
     let case = |name, onnx, batch, image, words| Case { name, onnx, batch, image, words };
