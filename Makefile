@@ -66,7 +66,7 @@ check: preflight ## Format, lints, docs, and licences where cargo-deny is instal
 	@echo "check: passed"
 
 .PHONY: test
-test: check test-rust test-doc test-kernels test-clients ## Everything CI runs
+test: check test-rust test-doc test-kernels test-clients test-languages ## Everything CI runs
 	@echo "make test: all suites passed"
 
 .PHONY: test-rust
@@ -104,14 +104,40 @@ kernels: ## Compiles kernels/*.cu to the PTX beside them, and shows what changed
 	@scripts/kernels "$(TARGET)/kernels/tools" write
 	@git --no-pager diff --stat -- kernels
 
-.PHONY: test-clients
-test-clients: preflight ## Real Python clients against the running daemon (PYTEST="-k paddle")
+# PaddleServing's packages, each in an environment of its own.
+.PHONY: paddle-clients
+paddle-clients:
+	@for version in 0.9.0 0.6.3; do \
+	    scripts/venv "$(TARGET)/paddle-$$version" tests/clients/paddle/requirements.txt \
+	        "tests/clients/paddle/paddle-serving-$$version.txt"; \
+	done
+
+# In recipes: pytest of the client tests, against the daemon of `cargo build`.
+client-pytest = VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" -m pytest tests/clients
+
+.PHONY: client-tools
+client-tools: preflight paddle-clients
 	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
 	@echo "==> cargo build, for the client tests"
 	@cargo build --locked
+
+.PHONY: test-clients
+test-clients: client-tools ## Real clients against the running daemon (PYTEST="-k paddle")
 	@echo "==> pytest tests/clients"
-	@$(openvino); VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" -m pytest tests/clients $(PYTEST)
+	@$(openvino); $(client-pytest) -m "not toolchain" $(PYTEST)
 	@echo "test-clients: passed"
+
+.PHONY: test-languages
+test-languages: client-tools ## Clients in C++, Java and Node, as far as their tools are installed
+	@echo "==> pytest tests/clients, those that need other toolchains"
+	@$(openvino); $(client-pytest) -m toolchain -v
+	@echo "test-languages: passed, but for what is NOT TESTED above"
+
+.PHONY: differential
+differential: client-tools ## The real Triton and visord, sent the same requests (ARGS=--record)
+	@scripts/venv "$(TARGET)/triton" tests/triton/requirements.txt
+	@$(openvino); VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" tests/clients/differential.py \
+	    --start "$(TARGET)/triton" $(ARGS)
 
 .PHONY: golden
 golden: ## Writes tests/golden again with OpenCV and ONNX Runtime, and shows what changed

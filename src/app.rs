@@ -2,21 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::backend::select::Backends;
 use crate::config::Config;
-use crate::model::repository::RepositoryModel;
-use crate::scheduler::registry::{Registry, VersionState};
-use crate::scheduler::served::{LoadError, ServedModel};
+use crate::repository::{NotServed, Started};
+use crate::scheduler::registry::{Failure, Registry};
 use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
+use crate::server::tls::Tls;
 use crate::telemetry::metrics::Telemetry;
+use crate::telemetry::tls::TlsMetrics;
 
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -43,14 +42,12 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// A model does not load.
-    #[error("model \"{model}\" version {version} cannot be served: {why}")]
+    #[error("model \"{model}\"{of} cannot be served: {why}", of = version(failure), why = failure.why)]
     Load {
         /// Its name.
         model: String,
-        /// Its version.
-        version: u64,
-        /// The reason.
-        why: String,
+        /// Its version, and the reason.
+        failure: Failure,
     },
     /// A device failed, and this process cannot use it any more.
     #[error(
@@ -72,6 +69,10 @@ pub enum AppError {
     },
 }
 
+fn version(failure: &Failure) -> String {
+    failure.version.map_or(String::new(), |v| format!(" version {v}"))
+}
+
 /// A server that listens. Readiness follows when its models have loaded.
 #[derive(Debug)]
 pub struct App {
@@ -86,9 +87,7 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     upkeep: JoinHandle<()>,
-    /// Tells a load that is under way to give up.
-    stopping: Arc<AtomicBool>,
-    loading: JoinHandle<Result<(), AppError>>,
+    started: Started,
 }
 
 impl App {
@@ -103,16 +102,23 @@ impl App {
         let telemetry = Telemetry::new(config.args.triton_metrics);
         let registry = Arc::new(Registry::default());
         let state = Arc::new(ServerState::new(registry, telemetry.clone(), config.limits, config.paddle));
-        for model in &config.models {
-            for version in &model.versions {
-                state.registry.set(&Arc::new(model.config.clone()), version.version, &VersionState::Loading);
-            }
-        }
+        let started = state.repository.start(&config, &telemetry);
+        let started = started.map_err(|source| AppError::Process { what: "starting the loader", source })?;
         let (stop, stopped) = watch::channel(false);
+        let tls = config.tls.clone().map(|credentials| {
+            let tls = Arc::new(Tls::new(&credentials, TlsMetrics::new(&telemetry)));
+            let (kept, stopped) = (Arc::clone(&tls), stopped.clone());
+            tokio::spawn(async move { kept.keep_current(credentials, stopped).await });
+            tls
+        });
+        let listener = |socket, surface, tls| {
+            tokio::spawn(serve(Arc::clone(&state), socket, surface, tls, stopped.clone()))
+        };
         let listeners = vec![
-            tokio::spawn(serve(Arc::clone(&state), http_listener, Surface::Http, stopped.clone())),
-            tokio::spawn(serve(Arc::clone(&state), grpc_listener, Surface::Grpc, stopped.clone())),
-            tokio::spawn(serve(Arc::clone(&state), metrics_listener, Surface::Metrics, stopped)),
+            listener(http_listener, Surface::Http, tls.clone()),
+            listener(grpc_listener, Surface::Grpc, tls),
+            // Probes and scrapers have no client certificates, and this port shows nothing but metrics and health.
+            listener(metrics_listener, Surface::Metrics, None),
         ];
         let upkeep = tokio::spawn(async move {
             let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
@@ -121,21 +127,18 @@ impl App {
                 telemetry.upkeep();
             }
         });
-        let stopping = Arc::new(AtomicBool::new(false));
-        let loading = {
-            let (state, config, stopping) = (Arc::clone(&state), config.clone(), Arc::clone(&stopping));
-            tokio::task::spawn_blocking(move || load(&state, &config, &stopping))
-        };
-        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, stopping, loading })
+        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, started })
     }
 
-    /// Waits until every model serves.
+    /// Waits until every model that was asked for at start has been tried.
     ///
     /// # Errors
-    /// [`AppError::Load`] for the first that cannot.
+    /// [`AppError::Load`] for the first that cannot be served, with `--model-control-mode none`. In the other modes the
+    /// server goes on without it.
     pub async fn loaded(&mut self) -> Result<(), AppError> {
-        match (&mut self.loading).await {
-            Ok(result) => result,
+        match (&mut self.started.loaded).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(NotServed { model, failure })) => Err(AppError::Load { model, failure }),
             Err(e) => Err(AppError::Process { what: "loading the models", source: std::io::Error::other(e) }),
         }
     }
@@ -160,7 +163,7 @@ impl App {
         let start = Instant::now();
         tracing::info!(delay_seconds = self.config.exit_delay.as_secs(), "shutting down: readiness is off");
         self.state.start_draining();
-        self.stopping.store(true, Ordering::Relaxed);
+        self.state.repository.stop();
         tokio::time::sleep(self.config.exit_delay).await;
         for served in self.state.registry.served() {
             served.drain();
@@ -179,8 +182,7 @@ impl App {
         }
         self.upkeep.abort();
         // A plan that is being built is given up at TensorRT's next step, and leaves no file behind.
-        if !self.loading.is_finished() && tokio::time::timeout_at(deadline, &mut self.loading).await.is_err()
-        {
+        if tokio::time::timeout_at(deadline, &mut self.started.ended).await.is_err() {
             tracing::warn!("a model was still loading at --exit-timeout-secs; it is left behind");
         }
         let served = self.state.registry.served();
@@ -199,68 +201,4 @@ async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener,
     let listener = TcpListener::bind(address).await.map_err(refuse)?;
     let address = listener.local_addr().map_err(refuse)?;
     Ok((listener, address))
-}
-
-/// Loads every version of every model; blocking.
-fn load(state: &ServerState, config: &Config, stopping: &Arc<AtomicBool>) -> Result<(), AppError> {
-    let start = Instant::now();
-    let backends = Backends::new(&config.args, &state.telemetry, stopping);
-    let mut warned = false;
-    for model in &config.models {
-        load_model(state, config, model, &backends, &mut warned)?;
-    }
-    tracing::info!(models = config.models.len(), seconds = start.elapsed().as_secs_f64(), "ready");
-    Ok(())
-}
-
-fn load_model(
-    state: &ServerState,
-    config: &Config,
-    model: &RepositoryModel,
-    backends: &Backends,
-    warned: &mut bool,
-) -> Result<(), AppError> {
-    let shared = Arc::new(model.config.clone());
-    let name = &model.config.name;
-    for version in &model.versions {
-        let refuse = |why: String| {
-            let state = &state.registry;
-            state.set(&shared, version.version, &VersionState::Unavailable(why.clone()));
-            AppError::Load { model: name.clone(), version: version.version, why }
-        };
-        let chosen = backends.choose(name, model.config.backend).map_err(|e| refuse(e.to_string()))?;
-        if !*warned && !chosen.passed_over.is_empty() {
-            *warned = true;
-            tracing::warn!(
-                backend = chosen.backend.name(),
-                "a slower backend serves: {}",
-                chosen.passed_over.join("; ")
-            );
-        }
-        let start = Instant::now();
-        let load = |backend| ServedModel::load(&shared, version, backend, config.image, &state.telemetry);
-        let loaded = match (load(&*chosen.backend), &chosen.otherwise) {
-            (Err(LoadError::Backend(e)), Some(otherwise)) => {
-                backends.gpu_unused(name, &e.to_string());
-                load(&**otherwise)
-            }
-            (loaded, _) => loaded,
-        };
-        let served = loaded.map_err(|e| refuse(e.to_string()))?;
-        let info = &served.backend;
-        tracing::info!(
-            model = name,
-            version = version.version,
-            backend = info.name,
-            backend_version = info.version,
-            device = info.device,
-            precision = info.precision.name(),
-            instances = info.instances,
-            largest_batch = info.max_batch_size,
-            seconds = start.elapsed().as_secs_f64(),
-            "model loaded"
-        );
-        state.registry.set(&shared, version.version, &VersionState::Ready(Arc::new(served)));
-    }
-    Ok(())
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::init::InitArgs;
+use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
 use crate::telemetry::logging::LogFormat;
@@ -42,6 +44,10 @@ pub enum Command {
     Check(Box<CheckArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
+    /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
+    Migrate(Box<MigrateArgs>),
+    /// Make a first model folder of an ONNX file, with a comment for each guess
+    Init(InitArgs),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -53,6 +59,17 @@ pub enum PaddleErrNo {
     /// 3000 to 10000, as from 0.8 on.
     #[value(name = "0.8")]
     V08,
+}
+
+/// How models come and go while the server runs, in Triton's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ControlMode {
+    /// Every model is loaded at start, and stays.
+    None,
+    /// The repository is watched: what changes in it is loaded, replaced or unloaded.
+    Poll,
+    /// Models are loaded and unloaded by request.
+    Explicit,
 }
 
 /// Flags of `check`: those of `serve`, and what it may write.
@@ -86,6 +103,28 @@ pub struct ServeArgs {
     /// Folder with one folder for each model: <MODEL>/model.toml, <MODEL>/<VERSION>/model.onnx
     #[arg(long, env = "VISORD_MODEL_REPOSITORY", value_name = "DIR", default_value = "engines")]
     pub model_repository: PathBuf,
+
+    /// How models change while the server runs: not at all, as the repository changes, or by request
+    #[arg(long, env = "VISORD_MODEL_CONTROL_MODE", value_enum, default_value_t = ControlMode::None,
+          value_name = "MODE")]
+    pub model_control_mode: ControlMode,
+
+    /// Model to load at start with --model-control-mode explicit; may be given several times, * for every model
+    /// [default: none is loaded]
+    #[arg(long, env = "VISORD_LOAD_MODEL", value_name = "MODEL", value_delimiter = ',')]
+    pub load_model: Vec<String>,
+
+    /// Longest time between two looks at the repository with --model-control-mode poll, seconds; changes that the
+    /// kernel tells of are seen at once
+    #[arg(long, env = "VISORD_REPOSITORY_POLL_SECS", value_name = "SECONDS", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub repository_poll_secs: u64,
+
+    /// With --model-control-mode poll, how long nothing in a model's folder must change before it is loaded,
+    /// milliseconds: longer than your copies pause
+    #[arg(long, env = "VISORD_REPOSITORY_SETTLE_MILLIS", value_name = "MILLISECONDS", default_value_t = 3_000,
+          value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub repository_settle_millis: u64,
 
     /// Address to listen on; 0.0.0.0 for every interface
     #[arg(long, env = "VISORD_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -185,6 +224,10 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub exit_timeout_secs: u64,
 
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub sockets: SocketArgs,
+
     /// PaddleServing generation whose err_no numbers and fields are spoken
     #[arg(long, env = "VISORD_PADDLE_ERR_NO", value_enum, default_value = "0.8")]
     pub paddle_err_no: PaddleErrNo,
@@ -193,6 +236,34 @@ pub struct ServeArgs {
     #[arg(long, env = "VISORD_TRITON_METRICS", default_value_t = false, num_args = 0..=1,
           default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
     pub triton_metrics: bool,
+}
+
+/// Flags of connections: TLS, and what HTTP/2 brings.
+#[derive(Debug, Clone, Args)]
+#[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
+pub struct SocketArgs {
+    /// PEM file with the certificate of the HTTP and gRPC ports, then its intermediates; read again when it changes
+    /// [default: no TLS]
+    #[arg(long, env = "VISORD_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of --tls-cert
+    #[arg(long, env = "VISORD_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// PEM file with the roots of the certificates that clients must then show [default: none is asked for]
+    #[arg(long, env = "VISORD_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// How often clients of HTTP/2 and gRPC are pinged, seconds, so that dead ones are noticed
+    #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_SECS", value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub http2_keepalive_secs: u64,
+
+    /// How long such a client may take to answer, seconds, before its connection is closed
+    #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub http2_keepalive_timeout_secs: u64,
 }
 
 /// Flags that say where TensorRT and its plans are.
@@ -306,6 +377,7 @@ pub fn parse(
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
         Command::Build(args) => &args.config,
+        Command::Migrate(_) | Command::Init(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);

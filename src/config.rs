@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::cli::{PaddleErrNo, ServeArgs};
+use crate::cli::{ControlMode, PaddleErrNo, ServeArgs, SocketArgs};
 use crate::image::Limits;
 use crate::model::repository::{self, RepositoryModel};
 use crate::problems::Problems;
 use crate::server::paddle::PaddleVersion;
 use crate::server::state::HttpLimits;
+use crate::server::tls::{Credentials, TlsFiles};
 
 /// Everything that was asked for.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Config {
     pub grpc: SocketAddr,
     /// Address of `/metrics`.
     pub metrics: SocketAddr,
+    /// What TLS serves with; `None` without TLS.
+    pub tls: Option<Credentials>,
     /// Bounds on what clients send.
     pub limits: HttpLimits,
     /// Bounds on images.
@@ -33,7 +36,7 @@ pub struct Config {
     pub exit_delay: Duration,
     /// From closed admission to the end.
     pub exit_timeout: Duration,
-    /// Models to serve.
+    /// Models to serve with `--model-control-mode none`; in the other modes the loader reads them when it loads them.
     pub models: Vec<RepositoryModel>,
 }
 
@@ -59,12 +62,14 @@ impl Config {
         if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
             problems.add("command line", "--log-level", &args.log_level, e);
         }
+        check_control(&args, problems);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = Duration::from_secs;
         Self {
             http: SocketAddr::new(host, args.http_port),
             grpc: SocketAddr::new(host, args.grpc_port),
             metrics: SocketAddr::new(host, args.metrics_port),
+            tls: tls(&args.sockets, problems),
             limits: HttpLimits {
                 max_body_bytes: size(args.max_body_bytes),
                 max_inflight_bytes: size(args.max_inflight_bytes),
@@ -73,6 +78,8 @@ impl Config {
                 max_images: size(args.max_images_per_request),
                 header_read_timeout: seconds(args.header_read_timeout_secs),
                 request_read_timeout: seconds(args.request_read_timeout_secs),
+                keepalive: seconds(args.sockets.http2_keepalive_secs),
+                keepalive_timeout: seconds(args.sockets.http2_keepalive_timeout_secs),
             },
             image: Limits { max_image_pixels: args.max_image_pixels },
             paddle: match args.paddle_err_no {
@@ -82,9 +89,70 @@ impl Config {
             http_threads: args.http_threads.map_or(cores.min(4), size),
             exit_delay: seconds(args.exit_delay_secs),
             exit_timeout: seconds(args.exit_timeout_secs),
-            models: repository::read(&args.model_repository, problems),
+            models: match args.model_control_mode {
+                ControlMode::None => repository::read(&args.model_repository, problems),
+                ControlMode::Poll | ControlMode::Explicit => Vec::new(),
+            },
             args,
         }
+    }
+}
+
+/// The certificate and its key, which come together or not at all, and the client CA, which needs both.
+fn tls(args: &SocketArgs, problems: &mut Problems) -> Option<Credentials> {
+    let (cert, key) = match (&args.tls_cert, &args.tls_key, &args.tls_client_ca) {
+        (Some(cert), Some(key), _) => (cert, key),
+        (Some(cert), None, _) => {
+            problems.add(
+                "command line",
+                "--tls-cert",
+                cert.display(),
+                "needs --tls-key, the file with its key",
+            );
+            return None;
+        }
+        (None, Some(key), _) => {
+            problems.add(
+                "command line",
+                "--tls-key",
+                key.display(),
+                "needs --tls-cert, the file with its certificate",
+            );
+            return None;
+        }
+        (None, None, Some(ca)) => {
+            problems.add("command line", "--tls-client-ca", ca.display(), "needs --tls-cert and --tls-key");
+            return None;
+        }
+        (None, None, None) => return None,
+    };
+    let files = TlsFiles { cert: cert.clone(), key: key.clone(), client_ca: args.tls_client_ca.clone() };
+    match files.load() {
+        Ok(credentials) => Some(credentials),
+        Err(faults) => {
+            for (flag, file, why) in faults {
+                problems.add("command line", flag, file.display(), why);
+            }
+            None
+        }
+    }
+}
+
+/// Mistakes in how models are to come and go.
+fn check_control(args: &ServeArgs, problems: &mut Problems) {
+    let source = "command line";
+    if args.model_control_mode != ControlMode::Explicit && !args.load_model.is_empty() {
+        let names = args.load_model.join(",");
+        problems.add(source, "--load-model", names, "needs --model-control-mode explicit");
+    }
+    for name in args.load_model.iter().filter(|n| *n != "*" && !repository::is_model_name(n)) {
+        problems.add(source, "--load-model", name, format!("{}; or *", repository::NAME_RULE));
+    }
+    if args.model_control_mode != ControlMode::None
+        && let Err(e) = repository::folder_names(&args.model_repository)
+    {
+        let text = format!("{} cannot be read: {e}", args.model_repository.display());
+        problems.add("--model-repository", "", "", text);
     }
 }
 

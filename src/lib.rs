@@ -26,6 +26,9 @@ pub mod model;
 #[cfg(feature = "tensorrt")]
 pub mod plan;
 
+pub mod init;
+pub mod migrate;
+
 pub mod telemetry;
 
 /// The small models of the integration tests, for unit tests too; once, as clippy wants it.

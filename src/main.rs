@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use visord::app::{App, AppError};
 use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
 use visord::config::Config;
 use visord::model::golden::{GOLDEN_FILE, Golden};
-use visord::model::repository::RepositoryVersion;
+use visord::model::repository::{RepositoryVersion, read_all};
 use visord::problems::Problems;
 use visord::process::exit;
 use visord::scheduler::guard::record::record;
@@ -42,6 +42,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => check(*args, problems),
         Command::Build(args) => build(*args, problems),
+        Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
+        Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
     }
 }
 
@@ -49,6 +51,23 @@ fn main() -> ExitCode {
 fn with_config(args: ServeArgs, mut problems: Problems, run: fn(Config) -> ExitCode) -> ExitCode {
     let config = Config::resolve(args, &mut problems);
     if problems.0.is_empty() { run(config) } else { refuse(&problems) }
+}
+
+/// Says what was written, or all that kept it from being written.
+fn written(result: Result<(String, bool), Vec<String>>) -> ExitCode {
+    match result {
+        Ok((text, complete)) => {
+            print!("{text}");
+            if complete { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
+        Err(errors) => {
+            for error in &errors {
+                eprintln!("error: {error}");
+            }
+            eprintln!("{} mistake(s); nothing was written", errors.len());
+            ExitCode::from(USAGE)
+        }
+    }
 }
 
 fn refuse(problems: &Problems) -> ExitCode {
@@ -60,7 +79,10 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
-    let config = Config::resolve(args.serve.clone(), &mut problems);
+    let mut config = Config::resolve(args.serve.clone(), &mut problems);
+    if config.args.model_control_mode != ControlMode::None {
+        config.models = read_all(&config.args.model_repository, &mut problems);
+    }
     // What is to be replaced need not be right.
     problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
     if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }

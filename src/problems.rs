@@ -120,6 +120,22 @@ impl<'a> Section<'a> {
         self.table.contains_key(key)
     }
 
+    /// Every key that is there, in order.
+    pub fn keys(&self) -> Vec<String> {
+        self.table.keys().cloned().collect()
+    }
+
+    /// A number in `range`, whole or not.
+    pub fn number(&mut self, key: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.take(key)?;
+        let number = value.as_float().or_else(|| value.as_integer().map(|i| i as f64));
+        let number = number.filter(|n| range.contains(n));
+        if number.is_none() {
+            self.problem(key, value, format!("must be a number from {} to {}", range.start(), range.end()));
+        }
+        number
+    }
+
     /// An integer in `range`.
     pub fn integer(&mut self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(key)?;

@@ -60,13 +60,15 @@ fn every_flag_is_described_with_its_variable_and_default() {
 #[test]
 fn every_key_of_model_toml_is_described() {
     let page = read("docs/configuration.md");
-    let source = ["src/model/config.rs", "src/model/tensorrt.rs"].map(read).join("\n");
+    let source =
+        ["src/model/config.rs", "src/model/tensorrt.rs", "src/model/traffic.rs"].map(read).join("\n");
     let readers = [
         ".string(",
         ".strings(",
         ".boolean(",
         ".integer(",
         ".integers(",
+        ".number(",
         ".choice(",
         ".triple(",
         ".string_map(",
@@ -86,7 +88,7 @@ fn every_key_of_model_toml_is_described() {
 #[test]
 fn every_metric_is_described_with_its_kind() {
     let page = read("docs/metrics.md");
-    for (name, kind, _) in names::ALL {
+    for &(name, kind, _) in names::ALL {
         let cells = row(&page, name).unwrap_or_else(|| panic!("{name} has no row"));
         assert_eq!(cells[1], format!("{kind:?}").to_lowercase(), "{name}");
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::tensorrt::{self, TensorRtConfig};
+use super::traffic::{self, TrafficConfig};
 use crate::image::{ColorOrder, Layout, ResizeRule};
 use crate::problems::{Problems, Section};
 
@@ -191,7 +192,7 @@ pub struct OutputConfig {
 }
 
 /// `[image]`, as far as the file says.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ImageSection {
     /// The file has the table with something in it, and does not switch images off.
     pub asked: bool,
@@ -209,7 +210,7 @@ pub(super) struct ImageSection {
 }
 
 /// `model.toml`, checked by itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// Folder name, and the name that requests use.
     pub name: String,
@@ -233,6 +234,8 @@ pub struct ModelConfig {
     pub tensorrt: TensorRtConfig,
     /// Versions to serve.
     pub version_policy: VersionPolicy,
+    /// Which of them answer, and which runs copies.
+    pub traffic: TrafficConfig,
     /// What becomes of a version that drifts.
     pub on_drift: OnDrift,
     /// Service name in PaddleServing's path; the model's name where not set.
@@ -284,7 +287,10 @@ impl ModelConfig {
             batch_size: usizes(w.integers("batch_size", 1..=MAX_BATCH_SIZE)),
         });
         let tensorrt = s.section("tensorrt", tensorrt::read);
+        let policy_written = s.has("version_policy");
         let version_policy = s.section("version_policy", read_policy);
+        let traffic = traffic::read(&mut s);
+        let version_policy = traffic.policy().filter(|_| !policy_written).unwrap_or(version_policy);
         let on_drift = s.section("golden", |g| {
             g.choice("on_drift", &[("refuse", OnDrift::Refuse), ("fallback", OnDrift::Fallback)])
                 .unwrap_or(OnDrift::Refuse)
@@ -310,10 +316,19 @@ impl ModelConfig {
             model_warmup,
             tensorrt,
             version_policy,
+            traffic,
             on_drift,
             paddle_service,
             paddle_keys,
         }
+    }
+
+    /// Whether a version that was loaded under `other` can go on under this one: whatever the two differ in only
+    /// decides which versions are served and who answers.
+    #[must_use]
+    pub fn serves_like(&self, other: &Self) -> bool {
+        let (version_policy, traffic) = (self.version_policy.clone(), self.traffic.clone());
+        Self { version_policy, traffic, ..other.clone() } == *self
     }
 }
 

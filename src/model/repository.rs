@@ -28,6 +28,12 @@ pub fn is_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(allowed) && !RESERVED_NAMES.contains(&name)
 }
 
+/// Whether a folder of the repository can be a model: one that begins with a dot is not looked at.
+#[must_use]
+pub fn is_model_name(name: &str) -> bool {
+    is_name(name) && !name.starts_with('.')
+}
+
 /// A model that is to be served.
 #[derive(Debug, Clone)]
 pub struct RepositoryModel {
@@ -48,8 +54,19 @@ pub struct RepositoryVersion {
     pub golden: Option<Arc<Golden>>,
 }
 
-/// Reads the whole repository, in name order; whatever is wrong lands in `problems`.
+/// Reads the whole repository, in name order; whatever is wrong lands in `problems`, also that there is no model.
 pub fn read(root: &Path, problems: &mut Problems) -> Vec<RepositoryModel> {
+    let before = problems.0.len();
+    let models = read_all(root, problems);
+    if models.is_empty() && problems.0.len() == before {
+        let text = format!("{} holds no model; add <model>/1/{MODEL_FILE}", root.display());
+        problems.add("--model-repository", "", "", text);
+    }
+    models
+}
+
+/// The same of a repository that may be empty.
+pub fn read_all(root: &Path, problems: &mut Problems) -> Vec<RepositoryModel> {
     let mut models: Vec<RepositoryModel> = match folders(root) {
         Ok(list) => list.iter().filter_map(|(name, dir)| read_model(name, dir, problems)).collect(),
         Err(e) => {
@@ -57,27 +74,32 @@ pub fn read(root: &Path, problems: &mut Problems) -> Vec<RepositoryModel> {
             return Vec::new();
         }
     };
-    if models.is_empty() && problems.0.is_empty() {
-        problems.add(
-            "--model-repository",
-            "",
-            "",
-            format!("{} holds no model; add <model>/1/{MODEL_FILE}", root.display()),
-        );
-    }
     models.sort_by(|a, b| a.config.name.cmp(&b.config.name));
     for pair in 1..models.len() {
         let service = &models[pair].config.paddle_service;
         if let Some(other) = models[..pair].iter().find(|m| m.config.paddle_service == *service) {
-            problems.add(
-                models[pair].config.dir.join("model.toml").display(),
-                "paddle_serving.service",
-                service,
-                format!("is already the service of model \"{}\"", other.config.name),
-            );
+            service_is_taken(&models[pair].config, &other.config.name, problems);
         }
     }
     models
+}
+
+/// Reports that `other` has the PaddleServing service that `config` asks for.
+pub fn service_is_taken(config: &ModelConfig, other: &str, problems: &mut Problems) {
+    problems.add(
+        config.dir.join("model.toml").display(),
+        "paddle_serving.service",
+        &config.paddle_service,
+        format!("is already the service of model \"{other}\""),
+    );
+}
+
+/// The names of the folders in `root`, sorted; those that begin with a dot are left out.
+///
+/// # Errors
+/// The system's.
+pub fn folder_names(root: &Path) -> std::io::Result<Vec<String>> {
+    Ok(folders(root)?.into_iter().map(|(name, _)| name).collect())
 }
 
 fn folders(root: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
@@ -100,7 +122,8 @@ pub fn version(name: &str) -> Option<u64> {
     name.starts_with(|c: char| matches!(c, '1'..='9')).then(|| name.parse().ok())?
 }
 
-fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<RepositoryModel> {
+/// Reads one model's folder; `None` where its name is none, and what is wrong lands in `problems`.
+pub fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<RepositoryModel> {
     if !is_name(name) {
         problems.add(dir.display(), "", "", format!("the folder's name {NAME_RULE}"));
         return None;
@@ -122,9 +145,11 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
         VersionPolicy::Specific(list) => {
             for missing in list.iter().filter(|v| !found.iter().any(|(f, _)| f == *v)) {
                 let source = dir.join("model.toml");
+                // Without version_policy, [traffic] asks for it.
+                let key = config.traffic.key_of(*missing);
                 problems.add(
                     source.display(),
-                    "version_policy.specific.versions",
+                    key.as_deref().unwrap_or("version_policy.specific.versions"),
                     missing,
                     format!("has no folder {}", dir.join(missing.to_string()).display()),
                 );
@@ -133,6 +158,8 @@ fn read_model(name: &str, dir: &Path, problems: &mut Problems) -> Option<Reposit
             found
         }
     };
+    let numbers: Vec<u64> = chosen.iter().map(|(v, _)| *v).collect();
+    config.traffic.check(&numbers, &config.version_policy, &dir.join("model.toml"), problems);
     let versions = chosen
         .into_iter()
         .filter_map(|(version, path)| match OnnxInfo::read(&path) {

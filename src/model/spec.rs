@@ -190,7 +190,7 @@ fn resolve_output(config: &ModelConfig, tensor: TensorSpec, problems: &mut Probl
 }
 
 /// What shape says of an image input: `(layout, height, width)`, -1 where it varies.
-fn image_shape(shape: &[i64]) -> Option<(Layout, i64, i64)> {
+pub(crate) fn image_shape(shape: &[i64]) -> Option<(Layout, i64, i64)> {
     match *shape {
         [3, h, w] => Some((Layout::Nchw, h, w)),
         [h, w, 3] => Some((Layout::Nhwc, h, w)),

@@ -4,7 +4,7 @@
 //! `instance` calls it once a version, after the first instance's warm-up; what it finds decides in
 //! [`super::served`] whether the version is ready.
 
-mod compare;
+pub(super) mod compare;
 pub mod record;
 #[cfg(test)]
 mod tests;

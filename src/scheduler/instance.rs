@@ -51,6 +51,15 @@ pub(super) struct Crew {
     pub lost: OnceLock<String>,
 }
 
+impl std::fmt::Debug for Crew {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Crew")
+            .field("model", &self.model)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A batch that an instance has enqueued.
 struct InHand {
     rows: Vec<Row>,

@@ -9,6 +9,7 @@ pub mod queue;
 pub mod registry;
 pub mod request;
 pub mod served;
+mod shadow;
 #[cfg(test)]
 mod tests;
 pub mod traffic;

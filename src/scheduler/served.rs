@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::batcher::BatchPolicy;
 use super::guard::{Drift, GoldenReport, Refusal};
 use super::instance::Crew;
@@ -24,6 +26,8 @@ pub struct ServedModel {
     pub config: Arc<ModelConfig>,
     /// Its version.
     pub version: u64,
+    /// `name/version`, as answers name the version that gave them.
+    pub label: Bytes,
     /// Its signature and settings.
     pub spec: ModelSpec,
     /// What runs it.
@@ -64,6 +68,17 @@ pub struct BackendInfo {
     pub instances: usize,
     /// Largest batch that is formed: `max_batch_size`, or less where the engine gains nothing from more.
     pub max_batch_size: usize,
+}
+
+impl BackendInfo {
+    fn labels(&self) -> [(&'static str, String); 4] {
+        [
+            ("backend", self.name.to_owned()),
+            ("backend_version", self.version.clone()),
+            ("device", self.device.clone()),
+            ("precision", self.precision.name().to_owned()),
+        ]
+    }
 }
 
 impl std::fmt::Debug for ServedModel {
@@ -188,6 +203,7 @@ impl ServedModel {
         let mut served = Self {
             config: Arc::clone(config),
             version,
+            label: format!("{}/{version}", config.name).into(),
             spec: spec.clone(),
             backend,
             metrics,
@@ -204,17 +220,7 @@ impl ServedModel {
                 return Err(e);
             }
         }
-        let info = &served.backend;
-        served.metrics.loaded(
-            &[
-                ("backend", info.name.to_owned()),
-                ("backend_version", info.version.clone()),
-                ("device", info.device.clone()),
-                ("precision", info.precision.name().to_owned()),
-            ],
-            start.elapsed(),
-            batching.max_queue_size,
-        );
+        served.metrics.loaded(&served.backend.labels(), start.elapsed(), batching.max_queue_size);
         Ok(served)
     }
 
@@ -330,12 +336,51 @@ impl ServedModel {
         self.crew.queue.drain();
     }
 
+    /// Takes it out of service. Who holds it may go on to use it; when the last one lets go, its queue closes and its
+    /// threads end. `successor` serves the same version from now on.
+    #[must_use]
+    pub fn retire(self: Arc<Self>, successor: Option<&Self>) -> Retired {
+        // Nobody new comes: company is not worth waiting for.
+        self.drain();
+        if successor.is_none_or(|s| s.backend.labels() != self.backend.labels()) {
+            self.metrics.replaced(&self.backend.labels());
+        }
+        if successor.is_none() {
+            self.metrics.gone();
+        }
+        // A successor with golden cases has said how it did.
+        if self.golden.is_some() && successor.is_none_or(|s| s.golden.is_none()) {
+            self.metrics.drift_fallback(false);
+        }
+        // Its own share in the crew, so that it is this one's thread that frees the engine, not a network thread.
+        Retired { threads: self.lock_threads().drain(..).collect(), crew: Arc::clone(&self.crew) }
+    }
+
     /// Fails what still waits, and joins the threads; blocking until their batches in hand are done.
     pub fn stop(&self) {
         self.crew.queue.close(&shutting_down());
         for thread in self.lock_threads().drain(..) {
             if thread.join().is_err() {
                 tracing::error!(model = self.config.name, "an instance thread panicked outside its batch");
+            }
+        }
+    }
+}
+
+/// A version that is out of service: its threads, and what they share.
+#[derive(Debug)]
+pub struct Retired {
+    threads: Vec<JoinHandle<()>>,
+    crew: Arc<Crew>,
+}
+
+impl Retired {
+    /// Waits until the last request that chose this version is answered and its threads have ended, and frees its
+    /// memory; blocking.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!(model = self.crew.model, "an instance thread panicked outside its batch");
             }
         }
     }

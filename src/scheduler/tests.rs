@@ -1,7 +1,7 @@
 //! The scheduler against a backend that runs a batch when the test says so. A request is polled once to enter
 //! the queue and again for its answer, so that the order of everything is the test's.
 
-mod harness;
+pub(in crate::scheduler) mod harness;
 mod pipelined;
 
 use std::fmt::Write as _;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
+use hyper::{Method, Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,6 +20,7 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::activity::{Activity, Answered, Stream, Watched};
 use super::listener::Surface;
+use super::reply::Reply;
 use super::state::ServerState;
 use super::{grpc, http, reply};
 use crate::error::{ErrorKind, InferError};
@@ -41,12 +43,16 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 type Body = Answered<Either<Full<Bytes>, tonic::body::Body>>;
 
 /// Serves one connection until it ends, or until the server stops and its requests are answered.
-pub async fn connection<I>(state: &Arc<ServerState>, io: I, surface: Surface, mut stop: watch::Receiver<bool>)
-where
+pub async fn connection<I>(
+    state: &Arc<ServerState>,
+    io: I,
+    surface: Surface,
+    activity: &Arc<Activity>,
+    mut stop: watch::Receiver<bool>,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Activity::new();
-    let mut io = Watched::new(io, Arc::clone(&activity));
+    let mut io = Watched::new(io, Arc::clone(activity));
     let head_deadline = activity.begin() + state.limits.header_read_timeout;
     let http2 = tokio::select! {
         biased;
@@ -55,18 +61,18 @@ where
     };
     match http2 {
         Ok(Ok(true)) => {
-            let service = service_fn(|request| answer(state, surface, &activity, request));
+            let service = service_fn(|request| answer(state, surface, activity, request));
             let connection = http2_settings(state).serve_connection(TokioIo::new(io), service);
-            if let Err(e) = until_end(state, connection, &activity, stop).await {
-                tracing::debug!(error = %e, "connection ended");
+            if let Err(e) = until_end(state, connection, true, activity, stop).await {
+                count_broken(state, &e);
             }
         }
         Ok(Ok(false)) => {
-            let service = service_fn(|request| answer(state, surface, &activity, request));
+            let service = service_fn(|request| answer(state, surface, activity, request));
             let connection = http1::Builder::new()
                 .max_header_size(state.limits.max_header_bytes)
                 .serve_connection(TokioIo::new(io), service);
-            if let Err(e) = until_end(state, connection, &activity, stop).await {
+            if let Err(e) = until_end(state, connection, false, activity, stop).await {
                 count_broken(state, &e);
             }
         }
@@ -84,7 +90,9 @@ fn http2_settings(state: &ServerState) -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(MAX_STREAMS)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(header_bytes);
+        .max_header_list_size(header_bytes)
+        .keep_alive_interval(state.limits.keepalive)
+        .keep_alive_timeout(state.limits.keepalive_timeout);
     builder
 }
 
@@ -93,6 +101,7 @@ fn http2_settings(state: &ServerState) -> http2::Builder<TokioExecutor> {
 async fn until_end<C: GracefulConnection>(
     state: &ServerState,
     connection: C,
+    http2: bool,
     activity: &Activity,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), C::Error> {
@@ -110,13 +119,16 @@ async fn until_end<C: GracefulConnection>(
         let now = tokio::time::Instant::now();
         if activity.busy() {
             check = now + allowed;
-        } else if activity.idle_since() + allowed <= now {
+        } else if activity.idle_since() + allowed > now {
+            check = activity.idle_since() + allowed;
+        } else if http2 {
+            // It has said its preface, and may well wait for work before its first request: that is not slow.
+            break;
+        } else {
             if !activity.used() {
                 state.telemetry.count_error(None, ErrorKind::SlowClient);
             }
-            break;
-        } else {
-            check = activity.idle_since() + allowed;
+            return Ok(());
         }
     }
     connection.as_mut().graceful_shutdown();
@@ -141,10 +153,25 @@ async fn finish<C: GracefulConnection>(
 fn count_broken(state: &ServerState, error: &hyper::Error) {
     if error.is_parse_too_large() {
         state.telemetry.count_error(None, ErrorKind::HeadersTooLarge);
-    } else if error.is_parse() {
+    } else if error.is_parse() || is_nonsense(error) {
         state.telemetry.count_error(None, ErrorKind::InvalidArgument);
     }
     tracing::debug!(%error, "connection ended");
+}
+
+/// The answer to HEAD: hyper leaves its body out in HTTP/1.1 only.
+fn without_body(answer: Reply) -> Reply {
+    let (mut head, body) = answer.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, Full::default())
+}
+
+/// Whether it was the server that gave up on a connection of HTTP/2, because of what the client sent.
+fn is_nonsense(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|e| e.downcast_ref::<h2::Error>());
+    source.is_some_and(h2::Error::is_library)
 }
 
 fn answer(
@@ -158,7 +185,9 @@ fn answer(
     async move {
         let answer = match surface {
             Surface::Http | Surface::Metrics => {
-                http::answer(&state, request, surface).await.map(Either::Left)
+                let bare = request.version() == Version::HTTP_2 && request.method() == Method::HEAD;
+                let answer = http::answer(&state, request, surface).await;
+                (if bare { without_body(answer) } else { answer }).map(Either::Left)
             }
             Surface::Grpc if request.version() == Version::HTTP_2 => {
                 grpc::answer(state, request).await.map(Either::Right)

@@ -10,9 +10,9 @@ use super::listener::Surface;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::state::ServerState;
-use super::{documents, openapi, pipeline, plain, v2};
+use super::{documents, openapi, pipeline, plain, repository, v2};
 use crate::error::{ErrorKind, InferError, shorten};
-use crate::scheduler::registry::VersionState;
+use crate::scheduler::registry::{Attempt, VersionState};
 use crate::telemetry::metrics::Protocol;
 
 /// Answers one request.
@@ -49,6 +49,8 @@ pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Su
         };
         return reply::allow(answer, verbs);
     }
+    // Held any longer, it would keep a version in memory that is unloaded meanwhile.
+    drop(models);
     let query = parts.uri.query().unwrap_or("");
     let unread = !body.is_end_stream();
     let http1 = parts.version < Version::HTTP_2;
@@ -88,6 +90,10 @@ async fn dispatch(
         Route::AllStats => {
             let statistics = documents::statistics(&state.registry, None, None);
             finish(state, Protocol::Oip, statistics.map(|s| document(&s)))
+        }
+        Route::Repository(asked, model, named) => {
+            let result = repository::answer(state, asked, model, named.is_some(), headers, body).await;
+            finish(state, Protocol::Oip, result)
         }
         Route::Paddle(service) => pipeline::infer(state, service, headers, body, arrival).await,
         Route::Model(ModelRoute::PlainInfer, model, version) => {
@@ -142,22 +148,29 @@ fn readiness(ready: bool, why: impl FnOnce() -> String) -> Reply {
 }
 
 fn why_not_ready(state: &ServerState) -> String {
-    let models = state.registry.models();
-    let waiting: Vec<String> = models
-        .iter()
-        .flat_map(|(name, entry)| entry.versions.iter().map(move |(version, s)| (name, version, s)))
-        .filter_map(|(name, version, s)| match s {
-            VersionState::Ready(served) if served.ready() => None,
-            VersionState::Ready(_) => Some(format!("{name} version {version} has no working instance left")),
-            VersionState::Loading => Some(format!("{name} version {version} is loading")),
-            VersionState::Unavailable(why) => Some(format!("{name} version {version}: {why}")),
-        })
-        .collect();
     if state.draining() {
-        "the server is shutting down".to_owned()
-    } else if waiting.is_empty() {
-        "the server is starting".to_owned()
-    } else {
-        waiting.join("; ")
+        return "the server is shutting down".to_owned();
     }
+    let models = state.registry.models();
+    let mut waiting: Vec<String> = Vec::new();
+    for (name, entry) in models.iter().filter(|(_, entry)| entry.awaited) {
+        match &entry.attempt {
+            Attempt::Failed(failure) if entry.versions.is_empty() => {
+                waiting.push(format!("{name}: {}", failure.why));
+            }
+            Attempt::Loading(_) if entry.versions.is_empty() => waiting.push(format!("{name} is loading")),
+            Attempt::Failed(_) | Attempt::Loading(_) | Attempt::Settled => {}
+        }
+        for (version, version_state) in &entry.versions {
+            let why = match version_state {
+                VersionState::Ready(served) if served.ready() => continue,
+                VersionState::Unloading | VersionState::Unloaded => continue,
+                VersionState::Ready(_) => " has no working instance left".to_owned(),
+                VersionState::Loading => " is loading".to_owned(),
+                VersionState::Unavailable(why) => format!(": {why}"),
+            };
+            waiting.push(format!("{name} version {version}{why}"));
+        }
+    }
+    if waiting.is_empty() { "the server is starting".to_owned() } else { waiting.join("; ") }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::Gauge;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::activity::Activity;
 use super::connection::connection;
 use super::state::ServerState;
+use super::tls::Tls;
 
 /// What a listener answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +25,13 @@ pub enum Surface {
     Metrics,
 }
 
-/// Serves `listener` until `stop` turns true, then lets the requests in flight finish. Dropping the future cuts
-/// them.
+/// Serves `listener`, over TLS where there is `tls`, until `stop` turns true, then lets the requests in flight
+/// finish. Dropping the future cuts them.
 pub async fn serve(
     state: Arc<ServerState>,
     listener: TcpListener,
     surface: Surface,
+    tls: Option<Arc<Tls>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let permits = Arc::new(Semaphore::new(state.limits.max_connections));
@@ -51,12 +54,10 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 let open = Open::new(gauge.clone(), permit);
-                let (state, stop) = (Arc::clone(&state), stop.clone());
+                let (state, tls, stop) = (Arc::clone(&state), tls.clone(), stop.clone());
                 connections.spawn(async move {
                     let _open = open;
-                    // Answers are one small write each: waiting for more would only delay them.
-                    let _ = stream.set_nodelay(true);
-                    connection(&state, stream, surface, stop).await;
+                    greet(&state, stream, surface, tls.as_deref(), stop).await;
                 });
             }
             Err(e) => accept_failed(&e).await,
@@ -64,6 +65,29 @@ pub async fn serve(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Shakes hands where there is TLS, and serves the connection.
+async fn greet(
+    state: &Arc<ServerState>,
+    stream: TcpStream,
+    surface: Surface,
+    tls: Option<&Tls>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let activity = Activity::new();
+    // Answers are one small write each: waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return connection(state, stream, surface, &activity, stop).await };
+    let deadline = activity.begin() + state.limits.header_read_timeout;
+    let stream = tokio::select! {
+        biased;
+        stream = tls.accept(stream, deadline) => stream,
+        _ = stop.wait_for(|s| *s) => return,
+    };
+    if let Some(stream) = stream {
+        connection(state, stream, surface, &activity, stop).await;
+    }
 }
 
 /// An open connection: its place within the bound, and its part of the gauge.

@@ -18,9 +18,12 @@ pub mod paddle;
 pub mod pipeline;
 pub mod plain;
 pub mod reply;
+mod repository;
 pub mod route;
 pub mod rows;
 pub mod state;
+pub mod sticky;
+pub mod tls;
 pub mod v2;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::route::{FIXED_PATHS, MODEL_PATHS, ModelRoute, Route};
+use super::route::{FIXED_PATHS, MODEL_PATHS, ModelRoute, REPOSITORY_PATHS, RepositoryRoute, Route};
 use super::state::ServerState;
 
 /// The OpenAPI 3.1 document. Paths come from the same table that dispatch uses.
@@ -23,6 +23,10 @@ pub fn describe(state: &ServerState) -> Value {
     for (versioned, middle) in [(false, ""), (true, "/versions/{version}")] {
         let path = format!("/v1/models/{{model}}{middle}/infer");
         paths.insert(path, model_path(ModelRoute::PlainInfer, versioned, &names));
+    }
+    paths.insert("/v2/repository/index".to_owned(), repository_path(RepositoryRoute::Index));
+    for (rest, route) in REPOSITORY_PATHS {
+        paths.insert(format!("/v2/repository/models/{{model}}/{rest}"), repository_path(route));
     }
     for model in models.values().filter(|m| !m.config.paddle_service.is_empty()) {
         let path = format!("/{}/prediction", model.config.paddle_service);
@@ -49,7 +53,7 @@ fn fixed(route: Route<'_>) -> Value {
         Route::Openapi => ("This document", "application/json", false),
         Route::Server => ("Server metadata", "application/json", false),
         Route::AllStats => ("Statistics of every model", "application/json", false),
-        Route::Model(..) | Route::Paddle(_) => ("", "application/json", false),
+        Route::Model(..) | Route::Repository(..) | Route::Paddle(_) => ("", "application/json", false),
     };
     let mut responses = json!({ "200": { "description": "OK", "content": { kind: {} } } });
     if unready {
@@ -129,6 +133,39 @@ fn model_path(route: ModelRoute, versioned: bool, names: &[&str]) -> Value {
                     "application/octet-stream": {},
                 })),
             } })
+        }
+    }
+}
+
+/// Which models there are, and how they come and go.
+fn repository_path(route: RepositoryRoute) -> Value {
+    let body = |properties: Value| json!({ "content": { "application/json": { "schema": { "type": "object", "properties": properties } } } });
+    let model = json!([{ "name": "model", "in": "path", "required": true, "schema": { "type": "string" } }]);
+    let change = |summary: &str, properties: Value| {
+        json!({ "post": {
+            "summary": format!("{summary}; with --model-control-mode explicit"),
+            "parameters": model,
+            "requestBody": body(json!({ "parameters": { "type": "object", "properties": properties } })),
+            "responses": {
+                "200": { "description": "Done" },
+                "400": error_response("The model cannot be loaded, and why; what served before still does"),
+                "404": error_response("The repository has no such model"),
+                "501": error_response("Parameters that are not taken"),
+                "503": error_response("Not in this mode, or shutting down"),
+            },
+        } })
+    };
+    match route {
+        RepositoryRoute::Index => json!({ "post": {
+            "summary": "Every model and version of the repository, with its state",
+            "requestBody": body(json!({ "ready": { "type": "boolean" } })),
+            "responses": { "200": { "description": "OK", "content": { "application/json": {} } } },
+        } }),
+        RepositoryRoute::Load => {
+            change("Loads a model, or loads it again where its folder has changed", json!({}))
+        }
+        RepositoryRoute::Unload => {
+            change("Takes a model out of service", json!({ "unload_dependents": { "type": "boolean" } }))
         }
     }
 }

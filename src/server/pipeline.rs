@@ -1,6 +1,6 @@
 //! PaddleServing's pipeline gateway, `POST /{service}/{method}`: its clients work as they are.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -13,9 +13,11 @@ use super::paddle::{Answer, GatewayError, Images, Stage, no_service, parse, writ
 use super::reply::{JSON, Reply, TEXT, reply, retry_after};
 use super::rows;
 use super::state::ServerState;
+use super::sticky::{HttpSticky, name_version};
 use crate::error::{ErrorKind, InferError};
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::served::ServedModel;
+use crate::scheduler::traffic::{Chosen, Target};
 use crate::telemetry::metrics::Protocol;
 use crate::tensor::Tensor;
 
@@ -72,32 +74,44 @@ pub async fn infer(
     let mut out = Vec::with_capacity(4096);
     let outcome = match find(state, service) {
         None => Err((Stage::Service, no_service())),
-        Some(served) => {
-            let images = Images::of(&request).and_then(|images| {
+        Some(Err(e)) => Err((Stage::Service, e)),
+        Some(Ok(target)) => {
+            let key = target.sticky_parameter();
+            let images = Images::besides(&request, key).and_then(|images| {
                 in_place(bytes.len(), || {
                     (0..images.len()).map(|i| images.decode(i).map(Bytes::from)).collect()
                 })
             });
-            run(&served, images, &answer, arrival, &mut out).await
+            let value = key.and_then(|key| request.get(key)).map(Cow::Borrowed);
+            let chosen = target.pick(&HttpSticky::new(headers, value));
+            run(&chosen, images, &answer, arrival, &mut out).await.map(|()| chosen)
         }
     };
-    if let Err((stage, error)) = outcome {
-        count(error.kind);
-        answer.write_error(stage, &error, &mut out);
+    match outcome {
+        Ok(chosen) => {
+            let mut answer = reply(StatusCode::OK, JSON, out);
+            name_version(&mut answer, &chosen);
+            answer
+        }
+        Err((stage, error)) => {
+            count(error.kind);
+            answer.write_error(stage, &error, &mut out);
+            reply(StatusCode::OK, JSON, out)
+        }
     }
-    reply(StatusCode::OK, JSON, out)
 }
 
 /// The model that answers for a service: its state decides between "no such service" and "not now".
-fn find(state: &ServerState, service: &str) -> Option<Result<Arc<ServedModel>, InferError>> {
-    model_of(state, service).map(|model| state.registry.find(&model, None))
+fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>> {
+    model_of(state, service).map(|model| state.registry.target(&model, None))
 }
 
 /// Name of the model that answers for a service.
 #[must_use]
 pub fn model_of(state: &ServerState, service: &str) -> Option<String> {
     let models = state.registry.models();
-    let model = models.values().find(|m| m.config.paddle_service == service)?;
+    // One that was unloaded may have had the name before.
+    let model = models.values().filter(|m| m.config.paddle_service == service).max_by_key(|m| m.serves())?;
     Some(model.config.name.clone())
 }
 
@@ -114,13 +128,12 @@ pub fn named<'a>(served: &'a ServedModel, outputs: &'a [Tensor]) -> Vec<(&'a str
 }
 
 async fn run(
-    served: &Result<Arc<ServedModel>, InferError>,
+    served: &Chosen,
     images: Result<Vec<Bytes>, InferError>,
     answer: &Answer<'_>,
     arrival: Instant,
     out: &mut Vec<u8>,
 ) -> Result<(), (Stage, InferError)> {
-    let served = served.as_ref().map_err(|e| (Stage::Service, e.clone()))?;
     let images = images.map_err(|e| (stage(e.kind), e))?;
     let count = images.len();
     let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e))?;

@@ -1,6 +1,6 @@
 //! Plain HTTP: an image in the body, or several in a form; the answer as JSON, .npy or bare floats.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use hyper::{HeaderMap, StatusCode};
 use super::body::{self, in_place};
 use super::reply::{JSON, OCTETS, Reply, reply};
 use super::state::ServerState;
+use super::sticky::{HttpSticky, name_version, query_value};
 use super::{multipart, npy, oip, rows};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::scheduler::request::{InferRequest, InferResponse};
@@ -27,12 +28,13 @@ enum Format {
     Raw,
 }
 
-/// `?timeout=…&priority=…&output=…`.
+/// `?timeout=…&priority=…&output=…`, and the model's sticky parameter.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Query<'a> {
     timeout: Option<Duration>,
     priority: u64,
     output: Option<&'a str>,
+    sticky: Option<Cow<'a, str>>,
 }
 
 /// Answers `POST /v1/models/{model}[/versions/{version}]/infer`.
@@ -48,22 +50,25 @@ pub async fn infer(
     incoming: Incoming,
     arrival: Instant,
 ) -> Result<Reply, InferError> {
-    let served = state.registry.find(model, version)?;
-    let query = Query::parse(query)?;
+    let target = state.registry.target(model, version)?;
+    let query = Query::parse(query, target.sticky_parameter())?;
     let content = Content::of(headers)?;
     let collected = body::collect(state, headers, incoming).await?;
     let images = match content {
         Content::Image => vec![collected.bytes.clone()],
         Content::Form(content_type) => form_images(&collected.bytes, &content_type, state.limits.max_images)?,
     };
+    let chosen = target.pick(&HttpSticky::new(headers, query.sticky));
     let request = InferRequest {
-        rows: rows::images(&served.spec, images)?,
+        rows: rows::images(&chosen.spec, images)?,
         priority: query.priority,
         timeout: query.timeout,
         arrival,
     };
-    let response = served.infer(request, Protocol::Http).await?;
-    answer(&served, response, Format::of(headers), query.output)
+    let response = chosen.infer(request, Protocol::Http).await?;
+    let mut answer = answer(&chosen, response, Format::of(headers), query.output)?;
+    name_version(&mut answer, &chosen);
+    Ok(answer)
 }
 
 enum Content {
@@ -116,7 +121,7 @@ impl Format {
 }
 
 impl<'a> Query<'a> {
-    fn parse(query: &'a str) -> Result<Self, InferError> {
+    fn parse(query: &'a str, sticky: Option<&str>) -> Result<Self, InferError> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -130,10 +135,13 @@ impl<'a> Query<'a> {
                 "timeout" => parsed.timeout = Some(Duration::from_micros(number()?)),
                 "priority" => parsed.priority = number()?,
                 "output" => parsed.output = Some(value),
+                _ if sticky == Some(key) => parsed.sticky = query_value(value),
                 _ => {
                     let text = format!(
-                        "unknown query parameter \"{}\"; there are timeout (microseconds), priority, output",
-                        shorten(key)
+                        "unknown query parameter \"{}\"; there are timeout (microseconds), priority, output{}{}",
+                        shorten(key),
+                        if sticky.is_some() { ", " } else { "" },
+                        sticky.unwrap_or("")
                     );
                     return Err(InferError::new(ErrorKind::InvalidArgument, text));
                 }
@@ -144,7 +152,7 @@ impl<'a> Query<'a> {
 }
 
 fn answer(
-    served: &Arc<ServedModel>,
+    served: &ServedModel,
     response: InferResponse,
     format: Format,
     output: Option<&str>,
@@ -194,11 +202,20 @@ mod tests {
 
     #[test]
     fn query_parameters() {
-        let ok = Query::parse("timeout=5000&priority=2&output=x").unwrap();
-        assert_eq!(ok, Query { timeout: Some(Duration::from_millis(5)), priority: 2, output: Some("x") });
-        assert_eq!(Query::parse("").unwrap(), Query::default());
-        for (bad, names) in [("timeout=x", "timeout"), ("priority=-1", "priority"), ("top=1", "\"top\"")] {
-            let error = Query::parse(bad).unwrap_err();
+        let ok = Query::parse("timeout=5000&priority=2&output=x&user=a%20b", Some("user")).unwrap();
+        let timeout = Some(Duration::from_millis(5));
+        let want = Query { timeout, priority: 2, output: Some("x"), sticky: Some("a b".into()) };
+        assert_eq!(ok, want);
+        assert_eq!(Query::parse("", None).unwrap(), Query::default());
+        assert_eq!(Query::parse("user=%ff", Some("user")).unwrap(), Query::default());
+        for (bad, names) in [
+            ("timeout=x", "timeout"),
+            ("priority=-1", "priority"),
+            ("top=1", "\"top\""),
+            ("top=1", "output, user"),
+            ("User=1", "\"User\""),
+        ] {
+            let error = Query::parse(bad, Some("user")).unwrap_err();
             assert!(
                 error.kind == ErrorKind::InvalidArgument && error.message.contains(names),
                 "{bad}: {error}"

@@ -17,8 +17,21 @@ pub enum Route<'p> {
     AllStats,
     /// Something about one model.
     Model(ModelRoute, &'p str, Option<&'p str>),
+    /// Something about the model repository; the model, where it is about one, and the repository's name, if any.
+    Repository(RepositoryRoute, &'p str, Option<&'p str>),
     /// PaddleServing's `/{service}/{method}`.
     Paddle(&'p str),
+}
+
+/// What is asked of the model repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepositoryRoute {
+    /// Its models and their states.
+    Index,
+    /// To load a model.
+    Load,
+    /// To unload a model.
+    Unload,
 }
 
 /// What is asked of one model.
@@ -48,7 +61,9 @@ impl Route<'_> {
     #[must_use]
     pub const fn verbs(self) -> &'static str {
         match self {
-            Self::Paddle(_) | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..) => POST,
+            Self::Paddle(_)
+            | Self::Repository(..)
+            | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..) => POST,
             Self::Live
             | Self::Ready
             | Self::Metrics
@@ -71,6 +86,10 @@ pub const MODEL_PATHS: [(&str, ModelRoute); 5] = [
     ("config", ModelRoute::Config),
     ("stats", ModelRoute::Stats),
 ];
+
+/// What is done with a model of the repository: the last segment of its path.
+pub const REPOSITORY_PATHS: [(&str, RepositoryRoute); 2] =
+    [("load", RepositoryRoute::Load), ("unload", RepositoryRoute::Unload)];
 
 /// Every fixed path. The aliases are those that Kubernetes users expect: `livez` and `healthz` ask whether the
 /// process lives, `readyz` and `health` whether it should get traffic.
@@ -104,7 +123,16 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
         count += 1;
     }
     let below = |rest: &str| MODEL_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
+    let change = |rest: &str| REPOSITORY_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     match segments[..count] {
+        ["v2", "repository", "index"] => Some(Route::Repository(RepositoryRoute::Index, "", None)),
+        ["v2", "repository", "models", model, rest] => Some(Route::Repository(change(rest)?, model, None)),
+        ["v2", "repository", repository, "index"] => {
+            Some(Route::Repository(RepositoryRoute::Index, "", Some(repository)))
+        }
+        ["v2", "repository", repository, "models", model, rest] => {
+            Some(Route::Repository(change(rest)?, model, Some(repository)))
+        }
         ["v1", "models", model, "infer"] => Some(Route::Model(ModelRoute::PlainInfer, model, None)),
         ["v1", "models", model, "versions", v, "infer"] => {
             Some(Route::Model(ModelRoute::PlainInfer, model, Some(v)))
@@ -147,6 +175,16 @@ mod tests {
             ("/v2/models/", None),
             ("/v2/models/A/", None),
             ("/v2/nonsense", None),
+            ("/v2/repository/index", Some(Route::Repository(RepositoryRoute::Index, "", None))),
+            ("/v2/repository/r/index", Some(Route::Repository(RepositoryRoute::Index, "", Some("r")))),
+            ("/v2/repository/models/A/load", Some(Route::Repository(RepositoryRoute::Load, "A", None))),
+            (
+                "/v2/repository/r/models/A/unload",
+                Some(Route::Repository(RepositoryRoute::Unload, "A", Some("r"))),
+            ),
+            ("/v2/repository/models/A/remove", None),
+            ("/v2/repository/models/A", None),
+            ("/v2/repository", None),
             ("/healthz", Some(Route::Live)),
             ("/A/prediction", Some(Route::Paddle("A"))),
             ("/A/anything", Some(Route::Paddle("A"))),

@@ -30,6 +30,10 @@ pub struct HttpLimits {
     pub header_read_timeout: Duration,
     /// Time to send a request's body.
     pub request_read_timeout: Duration,
+    /// Between two pings to a client of HTTP/2.
+    pub keepalive: Duration,
+    /// Time to answer a ping.
+    pub keepalive_timeout: Duration,
 }
 
 /// Shared by all connections of a server.

@@ -10,6 +10,7 @@ use super::body::{self, in_place};
 use super::oip::{self, Parsed};
 use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
 use super::state::ServerState;
+use super::sticky::{HttpSticky, name_version};
 use super::{infer, rows};
 use crate::error::InferError;
 use crate::scheduler::request::InferRequest;
@@ -29,24 +30,26 @@ pub async fn infer(
     incoming: Incoming,
     arrival: Instant,
 ) -> Result<Reply, InferError> {
-    let served = state.registry.find(model, version)?;
+    let target = state.registry.target(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
-    let (asked, rows) = in_place(collected.bytes.len(), || {
-        let mut request = match oip::parse(&collected.bytes, json_length)? {
+    let (chosen, asked, rows) = in_place(collected.bytes.len(), || {
+        let (parsed, key) = oip::parse_keyed(&collected.bytes, json_length, target.sticky_parameter())?;
+        let chosen = target.pick(&HttpSticky::new(headers, key));
+        let mut request = match parsed {
             Parsed::Infer(request) => request,
-            Parsed::Raw(raw) => match &served.spec.image {
+            Parsed::Raw(raw) => match &chosen.spec.image {
                 Some(image) => raw.resolve(&[rows::image_spec(image)], true)?,
-                None => raw.resolve(&served.spec.inputs, served.spec.batched())?,
+                None => raw.resolve(&chosen.spec.inputs, chosen.spec.batched())?,
             },
         };
-        let rows = infer::rows(&served, &mut request)?;
-        Ok::<_, InferError>((request, rows))
+        let rows = infer::rows(&chosen, &mut request)?;
+        Ok::<_, InferError>((chosen, request, rows))
     })?;
     let request = InferRequest { rows, priority: asked.priority, timeout: asked.timeout, arrival };
-    let response = served.infer(request, Protocol::Oip).await?;
-    let version = served.version.to_string();
-    let response = infer::response(&served, &version, &asked, response.outputs);
+    let response = chosen.infer(request, Protocol::Oip).await?;
+    let version = chosen.version.to_string();
+    let response = infer::response(&chosen, &version, &asked, response.outputs);
     let encoded = oip::write(&response, &asked.outputs, asked.binary_data_output)?;
     let (body, encoding) = compress(headers, encoded.body);
     let mut answer = match encoded.json_len {
@@ -58,5 +61,6 @@ pub async fn infer(
         }
     };
     set_encoding(&mut answer, encoding);
+    name_version(&mut answer, &chosen);
     Ok(answer)
 }

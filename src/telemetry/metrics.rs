@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
@@ -29,11 +29,14 @@ pub enum Protocol {
     OipGrpc,
     /// PaddleServing's pipeline over gRPC.
     PaddleGrpc,
+    /// No client: the copy of a request that another version has answered.
+    Shadow,
 }
 
 impl Protocol {
     /// Every protocol, for metrics that must exist at zero.
-    pub const ALL: [Protocol; 5] = [Self::Http, Self::Oip, Self::Paddle, Self::OipGrpc, Self::PaddleGrpc];
+    pub const ALL: [Protocol; 6] =
+        [Self::Http, Self::Oip, Self::Paddle, Self::OipGrpc, Self::PaddleGrpc, Self::Shadow];
 
     /// The label's value.
     #[must_use]
@@ -44,6 +47,7 @@ impl Protocol {
             Self::Paddle => "paddle_http",
             Self::OipGrpc => "oip_grpc",
             Self::PaddleGrpc => "paddle_grpc",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -83,9 +87,12 @@ impl Telemetry {
             .and_then(|b| {
                 b.set_buckets_for_metric(Matcher::Full(names::BATCH_SIZE.into()), &names::BATCH_BUCKETS)
             })
+            .and_then(|b| {
+                b.set_buckets_for_metric(Matcher::Full(names::SHADOW_COSINE.into()), &names::COSINE_BUCKETS)
+            })
             .expect("bucket lists are not empty")
             .build_recorder();
-        for (name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL {
             let unit = if name.ends_with("_seconds") { Some(Unit::Seconds) } else { None };
             match kind {
                 Kind::Counter => recorder.describe_counter(name.into(), unit, help.into()),
@@ -156,7 +163,7 @@ impl Telemetry {
         self.recorder.register_gauge(&Key::from_parts(name, labels), &METADATA)
     }
 
-    fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
+    pub(super) fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
         self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 
@@ -196,6 +203,7 @@ impl Telemetry {
             postprocess: self.histogram(names::POSTPROCESS_SECONDS, labels()),
             batch_size: self.histogram(names::BATCH_SIZE, labels()),
             pending: self.gauge(names::PENDING, labels()),
+            waiting: AtomicUsize::new(0),
             ready_instances: self.gauge(names::READY_INSTANCES, labels()),
             restarts: self.counter(names::INSTANCE_RESTARTS, labels()),
             triton,
@@ -311,6 +319,8 @@ pub struct ModelMetrics {
     postprocess: Histogram,
     batch_size: Histogram,
     pending: Gauge,
+    /// What this load's queue has put into `pending`.
+    waiting: AtomicUsize,
     /// Instances that can take work.
     pub ready_instances: Gauge,
     /// Instances rebuilt.
@@ -327,9 +337,18 @@ impl std::fmt::Debug for ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// Counts an answered request.
+    /// Where this is recorded.
+    #[must_use]
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// Counts an answered request. Copies are only counted: their latency is not what a client saw.
     pub fn request_succeeded(&self, protocol: Protocol, total: Duration, stages: StageTimes) {
         self.success[protocol as usize].increment(1);
+        if protocol == Protocol::Shadow {
+            return;
+        }
         self.request.record(total);
         let s = &self.statistics;
         s.success.add(total);
@@ -355,6 +374,9 @@ impl ModelMetrics {
         labels.push(Label::new("protocol", protocol.name()));
         labels.push(Label::new("outcome", kind.status().reason));
         self.telemetry.counter(names::REQUESTS, labels).increment(1);
+        if protocol == Protocol::Shadow {
+            return;
+        }
         self.statistics.fail.add(total);
         if self.triton.is_some() {
             let mut labels = self.labels.clone();
@@ -397,11 +419,14 @@ impl ModelMetrics {
         }
     }
 
-    /// Sets the number of waiting rows.
+    /// Sets the number of waiting rows. While a version is replaced by a newer load of itself, the metric is the sum
+    /// of both; to be called under the queue's lock.
     pub fn set_pending(&self, rows: usize) {
-        self.pending.set(rows as f64);
+        let before = self.waiting.swap(rows, Relaxed);
+        let step = rows as f64 - before as f64;
+        self.pending.increment(step);
         if let Some(t) = &self.triton {
-            t.pending.set(rows as f64);
+            t.pending.increment(step);
         }
     }
 
@@ -419,6 +444,18 @@ impl ModelMetrics {
     pub fn drift_fallback(&self, fell_back: bool) {
         let gauge = self.telemetry.gauge(names::DRIFT_FALLBACK, self.labels.clone());
         gauge.set(f64::from(u8::from(fell_back)));
+    }
+
+    /// Says that nothing with these labels serves the version any more.
+    pub fn replaced(&self, info: &[(&'static str, String)]) {
+        let mut labels = self.labels.clone();
+        labels.extend(info.iter().map(|(k, v)| Label::new(*k, v.clone())));
+        self.telemetry.gauge(names::BACKEND_INFO, labels).set(0.0);
+    }
+
+    /// Says that the version is not served any more. Counters stay, as Prometheus wants them.
+    pub fn gone(&self) {
+        self.telemetry.gauge(names::QUEUE_CAPACITY, self.labels.clone()).set(0.0);
     }
 
     /// Sets what is known once the version has loaded.
@@ -486,7 +523,7 @@ mod tests {
 
     #[test]
     fn names_follow_the_rules() {
-        for (name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL {
             assert!(name.starts_with("visord_"), "{name}");
             assert_eq!(name.ends_with("_total"), kind == Kind::Counter, "{name}");
             assert!(help.ends_with('.'), "{name}: {help}");

@@ -2,7 +2,10 @@
 
 #[cfg(feature = "tensorrt")]
 pub mod gpu;
+pub mod loads;
 pub mod logging;
 pub mod metrics;
 pub mod names;
 pub mod plans;
+pub mod tls;
+pub mod traffic;

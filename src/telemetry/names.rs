@@ -39,6 +39,12 @@ pub const BACKEND_INFO: &str = "visord_backend_info";
 pub const BUILD_INFO: &str = "visord_build_info";
 /// Time to load a model version, warm-up included.
 pub const LOAD_SECONDS: &str = "visord_model_load_duration_seconds";
+/// Attempts to load a model, by `model` and `outcome`: `success`, `failure`, or `unchanged` where it served already.
+pub const MODEL_LOADS: &str = "visord_model_loads_total";
+/// Models taken out of service by request, or because their folder went.
+pub const MODEL_UNLOADS: &str = "visord_model_unloads_total";
+/// Versions out of service whose requests are still being answered, or whose memory is not free yet.
+pub const DRAINING: &str = "visord_draining_versions";
 /// Least cosine between an output of `golden.json` and the served version's, by `model`, `version` and `output`.
 pub const GOLDEN_COSINE: &str = "visord_golden_worst_cosine";
 /// Largest difference between a value of `golden.json` and the served version's, likewise.
@@ -51,6 +57,12 @@ pub const READY: &str = "visord_ready";
 pub const CONNECTIONS: &str = "visord_http_connections";
 /// Open gRPC connections.
 pub const GRPC_CONNECTIONS: &str = "visord_grpc_connections";
+/// TLS handshakes that failed, by `reason`.
+pub const TLS_FAILURES: &str = "visord_tls_handshake_failures_total";
+/// Times that the TLS files changed, by `outcome`.
+pub const TLS_RELOADS: &str = "visord_tls_reloads_total";
+/// When the certificate in use ends.
+pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
 /// Plans that were asked of the plan cache, by `outcome`.
@@ -65,6 +77,22 @@ pub const IMAGE_DECODES: &str = "visord_image_decodes_total";
 /// 1 where there is a GPU and a model is served without it.
 pub const GPU_UNUSED: &str = "visord_gpu_unused";
 
+/// Requests whose version, by `[traffic]`, was not ready, so that another answered, by `model` and `version`.
+pub const TRAFFIC_FALLBACKS: &str = "visord_traffic_fallbacks_total";
+/// Share of requests that `[traffic]` gives to a version, by `model` and `version`.
+pub const TRAFFIC_SHARE: &str = "visord_traffic_share_ratio";
+/// Cosine between a row of an output and the same row on the shadow version, by `model`, `version` (which
+/// answered), `shadow` (which ran the copy) and `output`.
+pub const SHADOW_COSINE: &str = "visord_shadow_cosine";
+/// Rows by whether both versions say the same, likewise and by `agree`.
+pub const SHADOW_AGREEMENT: &str = "visord_shadow_agreement_total";
+/// From the queue to the result of requests that ran on both versions, by `model`, `version`, `shadow` and `side`.
+pub const SHADOW_SECONDS: &str = "visord_shadow_duration_seconds";
+/// Copies given up before they ran, by `model`, `version`, `shadow` and `reason`.
+pub const SHADOW_SHED: &str = "visord_shadow_shed_total";
+/// Copies that failed and outputs that cannot be compared, likewise.
+pub const SHADOW_ERRORS: &str = "visord_shadow_errors_total";
+
 /// Unit of a metric, for its description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -72,12 +100,12 @@ pub enum Kind {
     Counter,
     /// Goes both ways.
     Gauge,
-    /// Observations in [`DURATION_BUCKETS`] or [`BATCH_BUCKETS`].
+    /// Observations in [`DURATION_BUCKETS`], [`BATCH_BUCKETS`] or [`COSINE_BUCKETS`].
     Histogram,
 }
 
 /// Name, kind and help of every metric of visord's own.
-pub const ALL: [(&str, Kind, &str); 30] = [
+pub const ALL: &[(&str, Kind, &str)] = &[
     (REQUESTS, Kind::Counter, "Inference requests answered, by protocol and outcome."),
     (REQUEST_ERRORS, Kind::Counter, "Answers that are errors, by reason; also where no model was known yet."),
     (INFERENCES, Kind::Counter, "Rows (images or batch rows) that the engine answered."),
@@ -100,18 +128,35 @@ pub const ALL: [(&str, Kind, &str); 30] = [
     (BACKEND_INFO, Kind::Gauge, "The backend, device and precision that serve a model version."),
     (BUILD_INFO, Kind::Gauge, "Version of this build."),
     (LOAD_SECONDS, Kind::Gauge, "Time to load a model version, warm-up included."),
+    (MODEL_LOADS, Kind::Counter, "Attempts to load a model, by outcome."),
+    (MODEL_UNLOADS, Kind::Counter, "Models taken out of service."),
+    (DRAINING, Kind::Gauge, "Versions out of service that still answer requests or hold memory."),
     (GOLDEN_COSINE, Kind::Gauge, "Least cosine between an output and what golden.json says, at load."),
     (GOLDEN_DIFFERENCE, Kind::Gauge, "Largest difference of a value from what golden.json says, at load."),
     (DRIFT_FALLBACK, Kind::Gauge, "1 where a reduced precision drifted and FP32 serves instead."),
     (READY, Kind::Gauge, "1 when every model is ready and requests are admitted."),
     (CONNECTIONS, Kind::Gauge, "Open HTTP connections."),
     (GRPC_CONNECTIONS, Kind::Gauge, "Open gRPC connections."),
+    (TLS_FAILURES, Kind::Counter, "TLS handshakes that failed, by reason."),
+    (TLS_RELOADS, Kind::Counter, "Times that the TLS files changed, by whether they could be used."),
+    (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
     (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
     (IMAGE_DECODES, Kind::Counter, "Images decoded for an engine on a GPU, by who decoded."),
     (GPU_UNUSED, Kind::Gauge, "1 where there is a GPU and a model is served without it."),
+    (TRAFFIC_FALLBACKS, Kind::Counter, "Requests whose version was not ready, so that another answered."),
+    (TRAFFIC_SHARE, Kind::Gauge, "Share of the requests that [traffic] gives to a version."),
+    (
+        SHADOW_COSINE,
+        Kind::Histogram,
+        "Cosine between outputs of the version that answered and of the shadow.",
+    ),
+    (SHADOW_AGREEMENT, Kind::Counter, "Rows by whether both versions name the same class or numbers."),
+    (SHADOW_SECONDS, Kind::Histogram, "From queue to result of requests that ran on both versions, by side."),
+    (SHADOW_SHED, Kind::Counter, "Copies of requests given up before they ran, by reason."),
+    (SHADOW_ERRORS, Kind::Counter, "Copies that failed and outputs that cannot be compared, by reason."),
 ];
 
 /// Bucket bounds of every duration, seconds: 0.1 ms to 10 s, four a decade where requests live.
@@ -122,6 +167,10 @@ pub const DURATION_BUCKETS: [f64; 18] = [
 
 /// Bucket bounds of batch sizes, rows.
 pub const BATCH_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Bucket bounds of cosines, fine where two versions of one network lie: `le` counts what is at most that near.
+pub const COSINE_BUCKETS: [f64; 13] =
+    [0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9995, 0.9999, 0.99999, 1.0];
 
 /// Triton's own names and units (microseconds, no `_total`), for dashboards that exist, behind
 /// `--triton-metrics`. Source: Triton's `docs/user_guide/metrics.md`.

@@ -5,7 +5,9 @@
 
 pub mod daemon;
 pub mod fake;
+pub mod http2;
 pub mod onnx;
+pub mod pki;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -7,7 +7,7 @@ use crate::tensor::Datatype;
 
 /// How one row of an output agrees with its expectation.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Agreement {
+pub(in crate::scheduler) struct Agreement {
     /// `a·b / (|a| |b|)`; 1 where both are zero, 0 where one is, NaN where `a` is no number. Integers have none.
     pub cosine: Option<f64>,
     /// `|a| / |b|`: the cosine alone would pass an output that is all twice as large. 1 for integers.
@@ -21,7 +21,7 @@ pub(super) struct Agreement {
 }
 
 /// Compares `got`, what an engine answered, with `want`; both `datatype`, little-endian.
-pub(super) fn compare(datatype: Datatype, got: &[u8], want: &[u8]) -> Agreement {
+pub(in crate::scheduler) fn compare(datatype: Datatype, got: &[u8], want: &[u8]) -> Agreement {
     let (a, b) = (numbers(datatype, got), numbers(datatype, want));
     let size = datatype.size_bytes().unwrap_or(1);
     let unequal = got.chunks(size).zip(want.chunks(size)).filter(|(a, b)| a != b).count();
@@ -57,7 +57,8 @@ fn floating(datatype: Datatype) -> bool {
     matches!(datatype, Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64)
 }
 
-fn numbers(datatype: Datatype, bytes: &[u8]) -> Vec<f64> {
+/// The values of a tensor.
+pub(in crate::scheduler) fn numbers(datatype: Datatype, bytes: &[u8]) -> Vec<f64> {
     use Datatype as D;
     match datatype {
         D::Bool | D::Uint8 | D::Bytes => bytes.iter().map(|b| f64::from(*b)).collect(),

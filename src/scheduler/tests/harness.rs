@@ -245,36 +245,8 @@ impl Harness {
 
 impl Server {
     pub fn on(backend: &dyn Backend, toml: &str, max_batch_size: usize, shape: &[i64]) -> Self {
-        let mut text = toml.to_owned();
-        if !toml.contains("[model_warmup]") {
-            text.push_str("\n[model_warmup]\ncount = 0\n");
-        }
-        if !toml.contains("[[instance_group]]") {
-            text.push_str("[[instance_group]]\ncount = 1\n");
-        }
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("model.toml"), text).unwrap();
-        let mut problems = Problems::default();
-        let config = ModelConfig::read(dir.path(), "m", &mut problems);
-        assert!(problems.0.is_empty(), "{problems:?}");
-        let tensor =
-            |shape: &[i64]| TensorSpec { name: "x".into(), datatype: Datatype::Int32, shape: shape.to_vec() };
-        let output =
-            OutputSpec { tensor: tensor(&[1]), softmax: false, normalize: Normalize::None, labels: vec![] };
-        let spec = ModelSpec {
-            path: "m".into(),
-            max_batch_size,
-            inputs: vec![tensor(shape)],
-            outputs: vec![output],
-            image: None,
-            precision: Precision::Fp32,
-            preferred_batch_size: Vec::new(),
-            tensorrt: TensorRtConfig::default(),
-        };
         let telemetry = Telemetry::new(false);
-        let limits = Limits { max_image_pixels: 1 };
-        let version = RepositoryVersion { version: 1, spec, golden: None };
-        let served = ServedModel::load(&Arc::new(config), &version, backend, limits, &telemetry).unwrap();
+        let served = load(backend, 1, toml, max_batch_size, shape, &telemetry);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         Self { served: Arc::new(served), telemetry, runtime: Arc::new(runtime) }
     }
@@ -309,4 +281,49 @@ impl Server {
         let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(' '));
         found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
     }
+}
+
+/// `model.toml` of a model `m`, with one instance and no warm-up unless it says otherwise.
+pub fn config(toml: &str) -> ModelConfig {
+    let mut text = toml.to_owned();
+    if !toml.contains("[model_warmup]") {
+        text.push_str("\n[model_warmup]\ncount = 0\n");
+    }
+    if !toml.contains("[[instance_group]]") {
+        text.push_str("[[instance_group]]\ncount = 1\n");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("model.toml"), text).unwrap();
+    let mut problems = Problems::default();
+    let config = ModelConfig::read(dir.path(), "m", &mut problems);
+    assert!(problems.0.is_empty(), "{problems:?}");
+    config
+}
+
+/// A version of the model `m`: INT32 `x` of that shape in, INT32 `[1]` out.
+pub fn load(
+    backend: &dyn Backend,
+    version: u64,
+    toml: &str,
+    max_batch_size: usize,
+    shape: &[i64],
+    telemetry: &Telemetry,
+) -> ServedModel {
+    let tensor =
+        |shape: &[i64]| TensorSpec { name: "x".into(), datatype: Datatype::Int32, shape: shape.to_vec() };
+    let output =
+        OutputSpec { tensor: tensor(&[1]), softmax: false, normalize: Normalize::None, labels: vec![] };
+    let spec = ModelSpec {
+        path: "m".into(),
+        max_batch_size,
+        inputs: vec![tensor(shape)],
+        outputs: vec![output],
+        image: None,
+        precision: Precision::Fp32,
+        preferred_batch_size: Vec::new(),
+        tensorrt: TensorRtConfig::default(),
+    };
+    let limits = Limits { max_image_pixels: 1 };
+    let version = RepositoryVersion { version, spec, golden: None };
+    ServedModel::load(&Arc::new(config(toml)), &version, backend, limits, telemetry).unwrap()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::call::Call;
@@ -18,7 +18,7 @@ use crate::backend::RowInput;
 use crate::error::{ErrorKind, InferError};
 use crate::model::spec::ModelSpec;
 use crate::scheduler::request::InferRequest;
-use crate::scheduler::traffic::{Chosen, Sticky};
+use crate::scheduler::traffic::{Chosen, MODEL_VERSION, Sticky};
 use crate::server::body::in_place;
 use crate::server::paddle::{Answer, Images, PaddleRequest, Stage, no_service};
 use crate::server::pipeline::{model_of, named, stage};
@@ -38,8 +38,7 @@ impl Sticky for Asked<'_> {
     }
 
     fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        let pairs = self.request.key.iter().zip(&self.request.value);
-        pairs.rev().find(|(key, _)| &***key == name).map(|(_, value)| Cow::Borrowed(&**value))
+        self.request.get(name).map(Cow::Borrowed)
     }
 }
 
@@ -60,32 +59,42 @@ impl PipelineService for ServerState {
             logid: read.request.logid,
             data_id: self.log_id.fetch_add(1, Ordering::Relaxed) as u64,
         };
+        let mut label = None;
         let response = match &service {
             None => Err((Stage::Service, several(self, &read.request.name))),
             Some(service) => match model_of(self, service) {
                 None => Err((Stage::Service, no_service())),
                 Some(model) => {
                     let asked = Asked { metadata: &metadata, request: &read.request };
-                    let found = self.registry.target(&model, None).map(|target| target.pick(&asked));
-                    match found {
+                    match self.registry.target(&model, None) {
                         Err(e) => Err((Stage::Service, e)),
-                        Ok(served) => {
+                        Ok(target) => {
+                            let served = target.pick(&asked);
                             let bytes = message.bytes();
-                            let rows = in_place(bytes, || read_rows(&served.spec, &read, &mut reservation));
-                            run(&served, rows, &call).await
+                            let key = target.sticky_parameter();
+                            let rows =
+                                in_place(bytes, || read_rows(&served.spec, &read, key, &mut reservation));
+                            let answer = run(&served, rows, &call).await;
+                            label = answer.is_ok().then(|| served.label.clone());
+                            answer
                         }
                     }
                 }
             },
         };
-        Ok(Response::new(response.unwrap_or_else(|(stage, error)| {
+        let mut response = Response::new(response.unwrap_or_else(|(stage, error)| {
             self.telemetry.count_error(Some(Protocol::PaddleGrpc), error.kind);
             pb::Response {
                 err_no: answer.err_no(&error),
                 err_msg: answer.error_text(stage, &error.message),
                 ..pb::Response::default()
             }
-        })))
+        }));
+        // The message has no field for it.
+        if let Some(label) = label.and_then(|label| MetadataValue::try_from(label).ok()) {
+            response.metadata_mut().insert(MODEL_VERSION, label);
+        }
+        Ok(response)
     }
 }
 
@@ -113,14 +122,15 @@ fn several(state: &ServerState, name: &str) -> InferError {
 fn read_rows(
     spec: &ModelSpec,
     read: &pipeline_request::Read<'_>,
+    sticky: Option<&str>,
     reservation: &mut Option<Reservation>,
 ) -> Result<(Vec<RowInput>, usize), InferError> {
     if read.tensors.is_empty() {
-        let images = Images::of(&read.request)?;
+        let images = Images::besides(&read.request, sticky)?;
         let images = (0..images.len()).map(|i| images.decode(i).map(Bytes::from));
         return of_images(spec, images.collect::<Result<_, _>>()?);
     }
-    if !read.request.key.is_empty() {
+    if !read.request.key.iter().all(|key| sticky == Some(&**key)) {
         let text = "both key and tensors are given, expected one";
         return Err(InferError::new(ErrorKind::InvalidArgument, text));
     }

@@ -4,10 +4,11 @@ use serde::Serialize;
 
 use crate::tensor::{Datatype, TensorSpec};
 
-/// The protocol extensions that are served. Triton's others are not: `sequence`, `model_repository`, shared
-/// memory, `trace`, `logging`.
-pub const EXTENSIONS: [&str; 6] = [
+/// The protocol extensions that are served. Triton's others are not: `sequence`, shared memory, `trace`, `logging`.
+pub const EXTENSIONS: [&str; 8] = [
     "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
     "schedule_policy",
     "model_configuration",
     "binary_tensor_data",

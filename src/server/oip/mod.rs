@@ -15,6 +15,7 @@ mod json;
 mod metadata;
 mod parameters;
 mod raw;
+pub mod repository;
 mod request;
 pub mod resolve;
 mod response;
@@ -31,7 +32,7 @@ pub use config::{
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
 pub use raw::RawRequest;
-pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse};
+pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed};
 pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,

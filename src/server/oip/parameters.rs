@@ -2,10 +2,14 @@
 //!
 //! Read: `priority`, `timeout`, `binary_data_output` (request), `binary_data_size` (input), `binary_data` and
 //! `classification` (output). `shared_memory_*` is refused, as no region can be registered. Everything else
-//! is accepted and ignored: a client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
+//! is accepted, and ignored but for the one by which the model recognises its clients: a client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
 //! models keep no state between requests), `headers`, and the reserved `triton_` prefix.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::checks::{no_shared_memory, wrong_parameter};
@@ -13,25 +17,79 @@ use crate::error::InferError;
 
 /// The parameters that mean something here, unread: each is checked where it applies, so that one in the
 /// wrong place is ignored like any unknown one. `null` counts as absent.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Parameters<'a> {
-    #[serde(borrow)]
     priority: Option<&'a RawValue>,
-    #[serde(borrow)]
     timeout: Option<&'a RawValue>,
-    #[serde(borrow)]
     binary_data_output: Option<&'a RawValue>,
-    #[serde(borrow)]
     binary_data_size: Option<&'a RawValue>,
-    #[serde(borrow)]
     binary_data: Option<&'a RawValue>,
-    #[serde(borrow)]
     classification: Option<&'a RawValue>,
-    #[serde(borrow)]
     shared_memory_region: Option<&'a RawValue>,
+    /// The first [`MAX_OTHERS`] of the rest, in the order sent.
+    others: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-impl Parameters<'_> {
+/// Parameters of a client's own that are looked at.
+const MAX_OTHERS: usize = 32;
+
+/// A name, borrowed unless it has escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ParametersVisitor;
+        impl<'de> Visitor<'de> for ParametersVisitor {
+            type Value = Parameters<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("struct Parameters")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut p = Parameters::default();
+                let mut seen = [false; 7];
+                while let Some(Name(name)) = map.next_key()? {
+                    let (place, field, slot) = match &*name {
+                        "priority" => (0, "priority", &mut p.priority),
+                        "timeout" => (1, "timeout", &mut p.timeout),
+                        "binary_data_output" => (2, "binary_data_output", &mut p.binary_data_output),
+                        "binary_data_size" => (3, "binary_data_size", &mut p.binary_data_size),
+                        "binary_data" => (4, "binary_data", &mut p.binary_data),
+                        "classification" => (5, "classification", &mut p.classification),
+                        "shared_memory_region" => (6, "shared_memory_region", &mut p.shared_memory_region),
+                        _ => {
+                            let value = map.next_value()?;
+                            if p.others.len() < MAX_OTHERS {
+                                p.others.push((name, value));
+                            }
+                            continue;
+                        }
+                    };
+                    if std::mem::replace(&mut seen[place], true) {
+                        return Err(A::Error::duplicate_field(field));
+                    }
+                    *slot = map.next_value()?;
+                }
+                Ok(p)
+            }
+        }
+        deserializer.deserialize_map(ParametersVisitor)
+    }
+}
+
+impl<'a> Parameters<'a> {
+    /// The text of a client's own parameter, a string or an integer; of one that comes twice, the last.
+    pub fn other(&self, name: &str) -> Option<Cow<'a, str>> {
+        let (_, value) = self.others.iter().rev().find(|(n, _)| n == name)?;
+        let text = value.get();
+        if text.starts_with('"') {
+            return serde_json::from_str::<Name<'a>>(text).ok().map(|Name(text)| text);
+        }
+        let unsigned = text.strip_prefix('-').unwrap_or(text);
+        let whole = !unsigned.is_empty() && unsigned.bytes().all(|b| b.is_ascii_digit());
+        whole.then_some(Cow::Borrowed(text))
+    }
+
     /// Queue priority: 0 is the model's default, 1 the most urgent.
     pub fn priority(&self) -> Result<Option<u64>, InferError> {
         integer("priority", self.priority, 0)

@@ -123,12 +123,23 @@ struct OutputDocument<'a> {
 /// **Errors:** `MalformedJson` with line and column, `InvalidArgument`, `WrongDatatype`, `WrongShape`,
 /// `BinarySize`; each names the input or the parameter, what was expected and what was sent.
 pub fn parse(body: &Bytes, inference_header_content_length: Option<&str>) -> Result<Parsed, InferError> {
+    parse_keyed(body, inference_header_content_length, None).map(|(parsed, _)| parsed)
+}
+
+/// [`parse`], and the value of the request's parameter `key`, a string or an integer, where there is one.
+///
+/// **Errors:** as there.
+pub fn parse_keyed<'b>(
+    body: &'b Bytes,
+    inference_header_content_length: Option<&str>,
+    key: Option<&str>,
+) -> Result<(Parsed, Option<Cow<'b, str>>), InferError> {
     let json_len = match inference_header_content_length {
         Some(value) => Some(json_length(value, body.len())?),
         None => None,
     };
     if json_len == Some(0) {
-        return Ok(Parsed::Raw(RawRequest(body.clone())));
+        return Ok((Parsed::Raw(RawRequest(body.clone())), None));
     }
     let json = &body[..json_len.unwrap_or(body.len())];
     let Object(document) = serde_json::from_slice::<Object<RequestDocument<'_>>>(json)
@@ -139,7 +150,8 @@ pub fn parse(body: &Bytes, inference_header_content_length: Option<&str>) -> Res
         split: json_len.is_some(),
         bytes_elements: BytesElements::default(),
     };
-    build(document, &mut tail).map(Parsed::Infer)
+    let value = key.and_then(|key| document.parameters.as_ref()?.0.other(key));
+    Ok((Parsed::Infer(build(document, &mut tail)?), value))
 }
 
 fn json_length(value: &str, body_len: usize) -> Result<usize, InferError> {

@@ -36,6 +36,15 @@ pub struct PaddleRequest<'b> {
     pub method: Text<'b>,
 }
 
+impl PaddleRequest<'_> {
+    /// The value of `key`; of one that comes twice, the last.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&str> {
+        let (_, value) = self.key.iter().zip(&self.value).rev().find(|(k, _)| &***k == key)?;
+        Some(value)
+    }
+}
+
 /// A string out of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Text<'b>(Cow<'b, str>);
@@ -91,6 +100,13 @@ impl<'r> Images<'r> {
     /// **Errors:** `MalformedJson` for fewer values than keys (PaddleServing's package error),
     /// `InvalidArgument` for no image at all, for tensors and for numpy text in place of base64.
     pub fn of(request: &'r PaddleRequest<'_>) -> Result<Self, InferError> {
+        Self::besides(request, None)
+    }
+
+    /// [`Images::of`], where the key `other` is no image either: it says who asks.
+    ///
+    /// **Errors:** as there.
+    pub fn besides(request: &'r PaddleRequest<'_>, other: Option<&str>) -> Result<Self, InferError> {
         let invalid = |message: String| Err(InferError::new(ErrorKind::InvalidArgument, message));
         if request.value.len() < request.key.len() {
             let message = "rpc package error: list index out of range";
@@ -102,7 +118,7 @@ impl<'r> Images<'r> {
         let mut named: Vec<(&str, &str)> = Vec::with_capacity(request.key.len());
         let mut places = std::collections::HashMap::with_capacity(request.key.len());
         for (key, value) in request.key.iter().zip(&request.value) {
-            if &**key == PROFILE_KEY {
+            if &**key == PROFILE_KEY || other == Some(&**key) {
                 continue;
             }
             let place = *places.entry(&**key).or_insert(named.len());

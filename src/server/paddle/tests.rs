@@ -295,3 +295,23 @@ fn survives_mutations() {
         }
     });
 }
+
+#[test]
+fn a_key_that_says_who_asks_is_no_image() {
+    let rows: [(&str, &[&str], Option<&str>); 6] = [
+        (r#"{"key":["user_id","i0"],"value":["alice","YQ=="]}"#, &["i0"], Some("alice")),
+        (r#"{"key":["image","user_id"],"value":["YQ==","7"]}"#, &["image"], Some("7")),
+        (r#"{"key":["user_id","i0","user_id"],"value":["a","YQ==","b"]}"#, &["i0"], Some("b")),
+        (r#"{"key":["i0","user_id"],"value":["YQ==",null]}"#, &["i0"], Some("")),
+        (r#"{"key":["i0","user"],"value":["YQ==","Yg=="]}"#, &["i0", "user"], None),
+        (r#"{"key":["user_id"],"value":["alice"]}"#, &[], Some("alice")),
+    ];
+    for (body, images, user) in rows {
+        let request = parse(body.as_bytes(), MAX).unwrap();
+        assert_eq!(request.get("user_id"), user, "{body}");
+        match Images::besides(&request, Some("user_id")) {
+            Ok(found) => assert_eq!(found.iter().map(|(k, _)| k).collect::<Vec<_>>(), images, "{body}"),
+            Err(e) => assert!(images.is_empty() && e.message == "'image'", "{body}: {e}"),
+        }
+    }
+}

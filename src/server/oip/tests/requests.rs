@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind as E;
-use crate::server::oip::{InputData, RawRequest, RequestedOutput, resolve};
+use crate::server::oip::{InputData, RawRequest, RequestedOutput, parse_keyed, resolve};
 
 fn one_input(datatype: &str, shape: &str, data: &str) -> String {
     format!(r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#)
@@ -362,4 +362,42 @@ fn requests_are_held_against_their_model() {
         model.iter(),
     );
     assert_eq!(error.unwrap_err().message, "the model has no output `w`, it has x, y");
+}
+
+#[test]
+fn a_parameter_of_the_client_s_own() {
+    let others = (0..40).map(|i| format!(r#""p{i}":{i},"#)).collect::<String>();
+    let cases: [(&str, Option<&str>); 18] = [
+        (r#"{"user_id":"alice"}"#, Some("alice")),
+        (r#"{"priority":1,"user_id":"alice","timeout":5}"#, Some("alice")),
+        (r#"{"user_id":"\u0061l\"ice"}"#, Some("al\"ice")),
+        (r#"{"user\u005fid":"alice"}"#, Some("alice")),
+        (r#"{"user_id":""}"#, Some("")),
+        (r#"{"user_id":42}"#, Some("42")),
+        (r#"{"user_id":-7}"#, Some("-7")),
+        (r#"{"user_id":123456789012345678901234567890}"#, Some("123456789012345678901234567890")),
+        (r#"{"user_id":"a","user_id":"b"}"#, Some("b")),
+        (r#"{"user_id":1.5}"#, None),
+        (r#"{"user_id":1e3}"#, None),
+        (r#"{"user_id":true}"#, None),
+        (r#"{"user_id":null}"#, None),
+        (r#"{"user_id":{"a":[1]}}"#, None),
+        (r#"{"User_id":"alice"}"#, None),
+        ("{}", None),
+        ("null", None),
+        (&format!("{{{others}\"user_id\":\"alice\"}}"), None),
+    ];
+    for (parameters, want) in cases {
+        let input =
+            r#"{"name":"x","datatype":"INT8","shape":[1],"data":[1],"parameters":{"user_id":"not this"}}"#;
+        let body = Bytes::from(format!(r#"{{"parameters":{parameters},"inputs":[{input}]}}"#));
+        let (parsed, key) =
+            parse_keyed(&body, None, Some("user_id")).unwrap_or_else(|e| panic!("{parameters}: {e}"));
+        assert!(matches!(parsed, Parsed::Infer(_)), "{parameters}");
+        assert_eq!(key.as_deref(), want, "{parameters}");
+        assert_eq!(parse_keyed(&body, None, None).unwrap().1, None, "{parameters}");
+    }
+    let twice = r#"{"parameters":{"priority":1,"priority":2},"inputs":[]}"#;
+    let error = parse(&Bytes::from(twice), None).unwrap_err();
+    assert!(error.message.contains("duplicate field `priority`"), "{error}");
 }
