@@ -121,7 +121,11 @@ impl GrpcInferenceService for ServerState {
         let asked = request.get_ref();
         let ready = match self.registry.find(&asked.name, named(&asked.version)) {
             Ok(_) => true,
-            Err(e) if e.kind == ErrorKind::NotReady => false,
+            // Clients ask before a model is there; Triton says no, too.
+            Err(InferError {
+                kind: ErrorKind::NotReady | ErrorKind::UnknownModel | ErrorKind::UnknownVersion,
+                ..
+            }) => false,
             Err(e) => return Err(status(&e)),
         };
         Ok(Response::new(pb::ModelReadyResponse { ready }))
