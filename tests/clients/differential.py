@@ -43,9 +43,9 @@ def flat(tree, path=""):
 
 def equal(a, b):
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        if a.shape != b.shape:
+        if a.shape != b.shape or a.dtype != b.dtype:
             return False
-        if a.dtype == object or b.dtype == object:
+        if a.dtype == object:
             return all(classes_equal(x, y) for x, y in zip(a.ravel(), b.ravel()))
         rows = [(x.ravel().astype(np.float64), y.ravel().astype(np.float64)) for x, y in zip(a, b)]
         return all(x @ y >= MIN_COSINE * np.linalg.norm(x) * np.linalg.norm(y) for x, y in rows)

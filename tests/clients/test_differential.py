@@ -43,9 +43,13 @@ def test_nothing_else_is_recorded(triton):
     assert triton.keys() == {case.name for case in CASES}, f"run make differential ARGS=--record, for {RECORD.name}"
 
 
+# On the page, and shown by tests of their own: they need a load, or a model that fails.
+ELSEWHERE = {"A full queue", "A model that is not ready"}
+
+
 def test_the_page_lists_the_differences():
     page = (ROOT / "docs" / "compatibility.md").read_text()
     section = page.split("### Held against the real Triton")[1].split("\n##")[0]
     rows = [row.split(" | ")[0] for row in re.findall(r"^\| (.*) \|$", section, re.MULTILINE)]
     assert rows[0] == "What"
-    assert set(rows[1:]) == {difference.key for difference in DIFFERENCES}
+    assert set(rows[1:]) == {difference.key for difference in DIFFERENCES} | ELSEWHERE

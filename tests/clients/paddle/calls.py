@@ -1,4 +1,4 @@
-"""calls.py HOST:PORT PICTURES: what PipelineClient's calls answer, one JSON line each. Runs under run.py."""
+"""calls.py HOST:PORT PICTURES [TENSOR.npy]: what PipelineClient's calls answer, one JSON line each. Runs under run.py."""
 
 import base64
 import json
@@ -36,7 +36,9 @@ told("not an image", client.predict(feed_dict={"image": base64.b64encode(b"hello
 told("no base64", client.predict(feed_dict={"image": "!!!"}))
 told("nothing", client.predict(feed_dict={}))
 told("numpy text", client.predict(feed_dict={"image": np.zeros((1, 3, 2, 2), np.float32)}))
-if len(sys.argv) > 3:
-    zeros = {"image": np.zeros((1, 3, 2, 2), np.float32)}
-    told("tensor", client.predict(feed_dict=zeros, pack_tensor_format=True))
-    told("tensor, pickled", client.predict(feed_dict=zeros, pack_tensor_format=True, use_tensor_bytes=True))
+if len(sys.argv) > 3:  # from 0.7 on
+    zeros, tensor = np.zeros((1, 3, 2, 2), np.float32), np.load(sys.argv[3])
+    told("text as tensor", client.predict(feed_dict={"image": b64("face.jpg")}, pack_tensor_format=True))
+    told("ready-made tensor", client.predict(feed_dict={"input": tensor}, pack_tensor_format=True))
+    told("tensor in place of an image", client.predict(feed_dict={"image": zeros}, pack_tensor_format=True))
+    told("pickled", client.predict(feed_dict={"input": tensor}, pack_tensor_format=True, use_tensor_bytes=True))
