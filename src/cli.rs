@@ -260,6 +260,12 @@ pub struct SocketArgs {
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub http2_keepalive_secs: u64,
 
+    /// Let clients that connect over loopback leave tensors in POSIX shared memory (Triton's system shared memory).
+    /// Whoever can do so can read and change every object that this process can open
+    #[arg(long, env = "VISORD_SHARED_MEMORY", default_value_t = false, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub shared_memory: bool,
+
     /// How long such a client may take to answer, seconds, before its connection is closed
     #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(1..=3600))]

@@ -114,6 +114,47 @@ fn every_error_is_described_with_its_statuses() {
     }
 }
 
+/// The blocks of a page in that language.
+fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    page.split(&*fence).skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_queries_and_files_of_ab_testing_are_right() {
+    let page = read("docs/ab-testing.md");
+    let queries = blocks(&page, "promql");
+    assert!(queries.len() >= 9, "{} queries", queries.len());
+    for query in queries {
+        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let used: Vec<&str> = words.filter(|w| w.starts_with("visord_")).collect();
+        assert!(!used.is_empty(), "{query}");
+        for used in used {
+            let known = names::ALL.iter().any(|(name, kind, _)| match kind {
+                names::Kind::Histogram => {
+                    used.strip_prefix(name).is_some_and(|s| ["_bucket", "_sum", "_count"].contains(&s))
+                }
+                names::Kind::Counter | names::Kind::Gauge => used == *name,
+            });
+            assert!(known, "{used} is no series of ours: {query}");
+        }
+        // A bound that is no bucket's would match nothing.
+        for bound in query.split("le=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            let bound: f64 = bound.parse().expect("a bound is a number");
+            assert!(names::COSINE_BUCKETS.contains(&bound), "{query}");
+        }
+    }
+    let files = blocks(&page, "toml");
+    assert!(files.len() >= 4, "{} files", files.len());
+    for file in files {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("model.toml"), file).expect("a file");
+        let mut problems = visord::problems::Problems::default();
+        let config = visord::model::config::ModelConfig::read(dir.path(), "Faces", &mut problems);
+        assert!(problems.0.is_empty() && !config.traffic.weights.is_empty(), "{file}{problems:?}");
+    }
+}
+
 /// The anchor that a heading gets.
 fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase();

@@ -521,7 +521,7 @@ fn what_cannot_be_read_is_refused_before_anything_is_written() {
     let arcface = std::fs::read(fixture("arcface.yml")).unwrap();
     let cases: [(&str, &[u8], &[&str], &str); 14] = [
         ("10 MB", &vec![b'#'; 10 << 20], &[], "more than 262144 bytes"),
-        ("deep", &b"a: ".repeat(1), &["--paddle", "/nonexistent/config.yml"], "cannot be"),
+        ("no file", b"", &["--paddle", "/nonexistent/config.yml"], "cannot be"),
         ("nested", &[&b"- ".repeat(100)[..], b"1"].concat(), &[], "nested deeper than 16 levels"),
         ("aliases", b"a: &a [*a]", &[], "alias"),
         ("bytes", b"a: \xff", &[], "is not UTF-8 from byte 3"),
@@ -575,5 +575,27 @@ fn weights_in_other_files_come_along() {
         let done = place.migrate(&fixture("arcface.yml"), &["--onnx", "model.onnx"]);
         assert_eq!(done.status.code(), Some(64), "{bad}: {}", text(&done));
         assert!(text(&done).contains("must be in the model's own folder"), "{bad}: {}", text(&done));
+    }
+}
+
+#[test]
+fn every_flag_is_described() {
+    use clap::CommandFactory;
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrating.md")).unwrap();
+    let command = visord::cli::Cli::command();
+    let (of_migrate, of_init) = page.split_once("## From an ONNX file").unwrap();
+    for (name, section) in [("migrate", of_migrate), ("init", of_init)] {
+        for arg in command.find_subcommand(name).unwrap().get_arguments() {
+            let Some(long) = arg.get_long().filter(|l| !matches!(*l, "help" | "version")) else { continue };
+            let row = section.lines().find(|l| l.starts_with(&format!("| `--{long}` |")));
+            let row = row.unwrap_or_else(|| panic!("{name}: --{long} has no row"));
+            for default in arg.get_default_values().iter().filter(|_| !matches!(long, "force")) {
+                assert!(row.contains(default.to_str().unwrap()), "{name}: --{long}: {row}");
+            }
+            assert!(arg.get_help().is_some_and(|h| h.to_string().len() > 10), "{name}: {long}");
+            // What they write says all; the environment of whoever runs them says nothing.
+            assert!(arg.get_env().is_none(), "{name}: {long}");
+        }
     }
 }

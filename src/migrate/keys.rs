@@ -6,6 +6,10 @@ use std::collections::BTreeSet;
 use super::report::{Fate, Report, shown};
 use super::yaml::{Node, Value};
 
+/// What stands there is of another type or range; the report says so already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wrong;
+
 /// A table and the keys that were asked for.
 pub struct Keys<'a, 'r> {
     prefix: String,
@@ -58,7 +62,7 @@ impl<'a, 'r> Keys<'a, 'r> {
     }
 
     /// An integer from `least` to `most`; `Err` where something else stands there, which is reported.
-    pub fn integer(&mut self, key: &'static str, least: i64, most: i64) -> Result<Option<i64>, ()> {
+    pub fn integer(&mut self, key: &'static str, least: i64, most: i64) -> Result<Option<i64>, Wrong> {
         let Some(node) = self.take(key) else { return Ok(None) };
         let value = match node.value {
             Value::Int(i) => Some(i),
@@ -75,31 +79,31 @@ impl<'a, 'r> Keys<'a, 'r> {
             _ => format!("an integer from {least} to {most}"),
         };
         self.wrong(key, &must);
-        Err(())
+        Err(Wrong)
     }
 
     /// `True` or `False`.
-    pub fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, ()> {
+    pub fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, Wrong> {
         let Some(node) = self.take(key) else { return Ok(None) };
         if let Value::Bool(b) = node.value {
             return Ok(Some(b));
         }
         self.wrong(key, "True or False");
-        Err(())
+        Err(Wrong)
     }
 
     /// A text.
-    pub fn text(&mut self, key: &'static str) -> Result<Option<&'a str>, ()> {
+    pub fn text(&mut self, key: &'static str) -> Result<Option<&'a str>, Wrong> {
         let Some(node) = self.take(key) else { return Ok(None) };
         if let Value::Str(s) = &node.value {
             return Ok(Some(s));
         }
         self.wrong(key, "a text, in quotes where it looks like a number");
-        Err(())
+        Err(Wrong)
     }
 
     /// A list of texts.
-    pub fn texts(&mut self, key: &'static str) -> Result<Option<Vec<&'a str>>, ()> {
+    pub fn texts(&mut self, key: &'static str) -> Result<Option<Vec<&'a str>>, Wrong> {
         let Some(node) = self.take(key) else { return Ok(None) };
         let text = |n: &'a Node| if let Value::Str(s) = &n.value { Some(s.as_str()) } else { None };
         let list = if let Value::List(l) = &node.value {
@@ -110,7 +114,7 @@ impl<'a, 'r> Keys<'a, 'r> {
         if list.is_none() {
             self.wrong(key, "a list of texts");
         }
-        list.map(Some).ok_or(())
+        list.map(Some).ok_or(Wrong)
     }
 
     /// A table below this one, empty where absent or where something else stands there, which is reported.

@@ -286,7 +286,7 @@ fn summary(args: &MigrateArgs, op: &OpFacts, folder: &Path, outputs: &[Output], 
     for row in report.decisions() {
         let _ = writeln!(out, "decide    {}: {}", row.key, row.text);
     }
-    let config = args.output.join("visord.toml");
+    let config = quote(&args.output.join("visord.toml").to_string_lossy());
     if args.onnx.is_none() {
         for step in convert(args, op) {
             let _ = writeln!(out, "next      {step}");
@@ -295,8 +295,8 @@ fn summary(args: &MigrateArgs, op: &OpFacts, folder: &Path, outputs: &[Output], 
             let _ = writeln!(out, "next      visord migrate, as now, with --onnx model.onnx --force");
         }
     }
-    let _ = writeln!(out, "next      visord check --config {}", config.display());
-    let _ = writeln!(out, "next      visord serve --config {}", config.display());
+    let _ = writeln!(out, "next      visord check --config {config}");
+    let _ = writeln!(out, "next      visord serve --config {config}");
     if matches!(op.device, Device::Gpu { .. }) {
         let _ = writeln!(out, "note      on a host without a GPU, add --require-gpu false");
     }
@@ -304,7 +304,7 @@ fn summary(args: &MigrateArgs, op: &OpFacts, folder: &Path, outputs: &[Output], 
         let _ = writeln!(
             out,
             "note      visord check --golden --config {} keeps today's answers in {}",
-            config.display(),
+            config,
             folder.join("1/golden.json").display()
         );
     }
@@ -348,7 +348,8 @@ fn convert(args: &MigrateArgs, op: &OpFacts) -> Vec<String> {
 }
 
 /// A word for a shell.
-fn quote(text: &str) -> String {
+#[must_use]
+pub fn quote(text: &str) -> String {
     let plain =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ',' | '=' | '+' | ':');
     if !text.is_empty() && text.chars().all(plain) {

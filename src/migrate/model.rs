@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::args::MigrateArgs;
 use super::op::{Device, OpFacts};
-use super::report::{Fate, Report};
+use super::report::{Fate, Report, moves_terminals};
 use super::server::DagFacts;
 use crate::image::Layout;
 use crate::model::onnx::{BatchDimension, OnnxInfo};
@@ -31,10 +31,21 @@ pub fn folder_name(text: &str) -> String {
     }
 }
 
-/// A TOML string.
+/// A TOML string on one line, whatever is in it: it stands in comments too.
 #[must_use]
 pub fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if moves_terminals(c) => {
+                let _ = write!(out, "\\U{:08X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }
 
 /// A number, or three.
@@ -113,7 +124,7 @@ fn max_batch_size(op: &OpFacts, onnx: Option<&OnnxInfo>, report: &mut Report) ->
 }
 
 /// The ONNX file's one input as a picture: layout, height, width, -1 where open.
-fn picture(onnx: &OnnxInfo) -> Option<(&TensorSpec, Layout, i64, i64)> {
+pub(crate) fn picture(onnx: &OnnxInfo) -> Option<(&TensorSpec, Layout, i64, i64)> {
     let [input] = onnx.inputs.as_slice() else { return None };
     let takes = matches!(input.datatype, Datatype::Fp32 | Datatype::Fp16 | Datatype::Uint8);
     let (layout, height, width) = image_shape(input.shape.get(1..)?).filter(|_| takes)?;

@@ -4,7 +4,7 @@
 //! `LocalServiceHandler` (local_service_handler.py) and `LocalPredictor.load_model_config` (local_predict.py) of
 //! PaddlePaddle/Serving, develop, b0af55d.
 
-use super::keys::Keys;
+use super::keys::{Keys, Wrong};
 use super::report::{Fate, Report};
 use super::server::DagFacts;
 use super::yaml::Node;
@@ -144,7 +144,7 @@ fn read_batching(k: &mut Keys<'_, '_>, dag: &DagFacts) -> (i64, i64) {
             "no batching there; here rows that wait together share a batch, with equal results. max_batch_size = 1 in model.toml forbids it",
         ),
         Ok(_) => k.say("batch_size", "", Fate::Taken, format!("model.toml: max_batch_size = {batch}")),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     let delay = if batch > 1 && window_ms > 0 { window_ms.saturating_mul(1000).min(10_000_000) } else { 0 };
     let key = "auto_batching_timeout";
@@ -162,7 +162,7 @@ fn read_batching(k: &mut Keys<'_, '_>, dag: &DagFacts) -> (i64, i64) {
             format!("model.toml: max_queue_delay_microseconds = {delay}; 0 is often better, since batches form by themselves while an instance works"),
         ),
         Ok(_) => k.say_if_there(key, Fate::Dropped, "no effect without batch_size above 1"),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     (batch, delay)
 }
@@ -225,7 +225,7 @@ fn read_client(l: &mut Keys<'_, '_>, model: bool) {
         Ok(None) if model => {
             l.say("client_type", "none", Fate::Warning, "PaddleServing fails at the first request without it")
         }
-        Ok(None) | Err(()) => {}
+        Ok(None) | Err(Wrong) => {}
     }
     if l.text("workdir").is_ok() {
         l.say_if_there("workdir", Fate::Dropped, "of the brpc server that PaddleServing starts beside");

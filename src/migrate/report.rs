@@ -67,14 +67,19 @@ pub fn shown(text: &str) -> String {
     out
 }
 
-/// A stranger's text on one line, without characters that move a terminal's cursor or turn its direction.
+/// Whether a character moves a terminal's cursor, ends a line or turns its direction.
+#[must_use]
+pub fn moves_terminals(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A stranger's text on one line.
 #[must_use]
 pub fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
-        {
+        if moves_terminals(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -92,19 +97,31 @@ pub struct Report {
 impl Report {
     /// Adds a row about a key that stands in the file.
     pub fn row(&mut self, line: usize, key: &str, value: &str, fate: Fate, text: impl Into<String>) {
-        let row = Row { line: Some(line), key: shown(key), value: shown(value), fate, text: text.into() };
+        let row = Row {
+            line: Some(line),
+            key: shown(key),
+            value: shown(value),
+            fate,
+            text: one_line(&text.into()),
+        };
         self.rows.push(row);
     }
 
     /// Adds a row about what does not stand in the file; `value` is what holds in its place.
     pub fn absent(&mut self, key: &str, value: &str, fate: Fate, text: impl Into<String>) {
         let value = if value.is_empty() { String::new() } else { format!("({})", shown(value)) };
-        self.rows.push(Row { line: None, key: shown(key), value, fate, text: text.into() });
+        self.rows.push(Row { line: None, key: shown(key), value, fate, text: one_line(&text.into()) });
     }
 
     /// Adds a row about a flag of `migrate`.
     pub fn flag(&mut self, key: &str, value: &str, fate: Fate, text: impl Into<String>) {
-        self.rows.push(Row { line: None, key: shown(key), value: shown(value), fate, text: text.into() });
+        self.rows.push(Row {
+            line: None,
+            key: shown(key),
+            value: shown(value),
+            fate,
+            text: one_line(&text.into()),
+        });
     }
 
     /// Puts the last row before the one at `place`.

@@ -4,7 +4,7 @@
 //! Meanings and defaults: `ServerYamlConfChecker` and `PipelineServer` of PaddlePaddle/Serving, develop, b0af55d
 //! (python/pipeline/pipeline_server.py), `DAGExecutor` (dag.py).
 
-use super::keys::Keys;
+use super::keys::{Keys, Wrong};
 use super::report::{Fate, Report};
 use super::yaml::Node;
 use crate::model::config::DEFAULT_QUEUE_SIZE;
@@ -59,7 +59,7 @@ pub fn read<'a>(
             Fate::Assumed,
             format!("visord.toml: grpc_port = {grpc_port}; no client can have known the other"),
         ),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     let http_port = port(http, 8000, &[rpc]);
     match http {
@@ -76,7 +76,7 @@ pub fn read<'a>(
             Fate::Assumed,
             format!("visord.toml: http_port = {http_port}; visord always serves HTTP, health is there"),
         ),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     k.report.absent(
         "listens on",
@@ -127,7 +127,7 @@ pub fn read<'a>(
 }
 
 /// The port that was asked for, or the first from `default` on that no other has.
-fn port(asked: Result<Option<i64>, ()>, default: u16, others: &[Result<Option<i64>, ()>]) -> u16 {
+fn port(asked: Result<Option<i64>, Wrong>, default: u16, others: &[Result<Option<i64>, Wrong>]) -> u16 {
     let others: Vec<u16> = others.iter().filter_map(|o| u16::try_from(o.ok().flatten()?).ok()).collect();
     let asked = asked.ok().flatten().and_then(|p| u16::try_from(p).ok());
     match asked {
@@ -171,7 +171,7 @@ fn read_dag(dag: &[(String, Node)], report: &mut Report) -> (i64, Option<u16>) {
             Fate::Dropped,
             "for operators that call other servers; visord calls none",
         ),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     if k.boolean("use_profile").is_ok() {
         k.say_if_there(
@@ -182,7 +182,7 @@ fn read_dag(dag: &[(String, Node)], report: &mut Report) -> (i64, Option<u16>) {
     }
     let size = k.integer("channel_size", 0, i64::MAX);
     let max_queue_size = match size {
-        Ok(None | Some(0)) | Err(()) => default,
+        Ok(None | Some(0)) | Err(Wrong) => default,
         Ok(Some(n)) => n.min(MAX_QUEUE_SIZE),
     };
     match size {
@@ -198,7 +198,7 @@ fn read_dag(dag: &[(String, Node)], report: &mut Report) -> (i64, Option<u16>) {
             Fate::Changed,
             format!("model.toml: max_queue_size = {max_queue_size} rows; a full channel made its pusher wait, here the answer is 429 at once"),
         ),
-        Err(()) => {}
+        Err(Wrong) => {}
     }
     if let Ok(Some(first)) = k.boolean("channel_recv_frist_arrive") {
         let (fate, text) = if first {

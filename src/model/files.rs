@@ -1,7 +1,6 @@
 //! An ONNX file and the files with its weights, put into a version's folder.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto};
@@ -48,9 +47,7 @@ impl OnnxFile {
                 "has {bytes} bytes, over the {MAX_ONNX_BYTES} of a protobuf message; save it with external data"
             ));
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(data.len()).unwrap_or(0));
-        file.take(MAX_ONNX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
-        let model = ModelProto::parse_buf(&bytes).map_err(|e| format!("is not an ONNX model: {e}"))?;
+        let model = super::wire::parse_file(file)?;
         let info = OnnxInfo::of(&model)?;
         let mut external = BTreeSet::new();
         if let Some(graph) = &model.graph {

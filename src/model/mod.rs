@@ -10,3 +10,4 @@ pub mod repository;
 pub mod spec;
 pub mod tensorrt;
 pub mod traffic;
+pub(crate) mod wire;

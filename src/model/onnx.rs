@@ -32,7 +32,7 @@ impl OnnxInfo {
     /// type that no protocol of ours carries.
     pub fn read(path: &Path) -> Result<Self, String> {
         let file = std::fs::File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-        Self::of(&ModelProto::parse_file(file).map_err(|e| format!("is not an ONNX model: {e}"))?)
+        Self::of(&super::wire::parse_file(file)?)
     }
 
     /// The same of a model that is parsed already.

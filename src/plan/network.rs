@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto};
+use rten_onnx::onnx::{DataLocation, GraphProto, TensorProto};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -48,8 +48,7 @@ impl Network {
     pub fn read(path: &Path) -> Result<Self, String> {
         let of_file = |e: String| format!("{} {e}", path.display());
         let onnx = read_bounded(path).map_err(of_file)?;
-        let model =
-            ModelProto::parse_buf(&onnx).map_err(|e| of_file(format!("is not an ONNX model: {e}")))?;
+        let model = crate::model::wire::parse_bytes(&onnx).map_err(of_file)?;
         let signature = OnnxInfo::of(&model).map_err(of_file)?;
         let mut found = Found::default();
         if let Some(graph) = &model.graph {

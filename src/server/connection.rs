@@ -1,6 +1,7 @@
 //! One connection: which HTTP it speaks, how long it may be idle, and how it ends.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::activity::{Activity, Answered, Stream, Watched};
 use super::listener::Surface;
 use super::reply::Reply;
+use super::shared_memory::Peer;
 use super::state::ServerState;
 use super::{grpc, http, reply};
 use crate::error::{ErrorKind, InferError};
@@ -47,6 +49,7 @@ pub async fn connection<I>(
     state: &Arc<ServerState>,
     io: I,
     surface: Surface,
+    peer: IpAddr,
     activity: &Arc<Activity>,
     mut stop: watch::Receiver<bool>,
 ) where
@@ -61,14 +64,14 @@ pub async fn connection<I>(
     };
     match http2 {
         Ok(Ok(true)) => {
-            let service = service_fn(|request| answer(state, surface, activity, request));
+            let service = service_fn(|request| answer(state, surface, activity, peer, request));
             let connection = http2_settings(state).serve_connection(TokioIo::new(io), service);
             if let Err(e) = until_end(state, connection, true, activity, stop).await {
                 count_broken(state, &e);
             }
         }
         Ok(Ok(false)) => {
-            let service = service_fn(|request| answer(state, surface, activity, request));
+            let service = service_fn(|request| answer(state, surface, activity, peer, request));
             let connection = http1::Builder::new()
                 .max_header_size(state.limits.max_header_bytes)
                 .serve_connection(TokioIo::new(io), service);
@@ -178,9 +181,13 @@ fn answer(
     state: &Arc<ServerState>,
     surface: Surface,
     activity: &Arc<Activity>,
-    request: Request<Incoming>,
+    peer: IpAddr,
+    mut request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
     let stream = Stream::begin(activity);
+    if state.shared_memory.on() {
+        request.extensions_mut().insert(Peer(peer));
+    }
     let state = Arc::clone(state);
     async move {
         let answer = match surface {

@@ -8,6 +8,7 @@ use super::oip::{
     Statistics, TensorConfig, TensorMetadata, VersionPolicy,
 };
 use super::rows::image_spec;
+use super::state::ServerState;
 use crate::error::InferError;
 use crate::model::config;
 use crate::scheduler::registry::{Registry, VersionState};
@@ -17,8 +18,10 @@ use crate::tensor::TensorSpec;
 
 /// `GET /v2`.
 #[must_use]
-pub fn server() -> ServerMetadata<'static> {
-    ServerMetadata { name: "visord", version: env!("CARGO_PKG_VERSION"), extensions: &EXTENSIONS }
+pub fn server(state: &ServerState) -> ServerMetadata<'static> {
+    let shared = state.shared_memory.on().then_some("system_shared_memory");
+    let extensions = EXTENSIONS.into_iter().chain(shared).collect();
+    ServerMetadata { name: "visord", version: env!("CARGO_PKG_VERSION"), extensions }
 }
 
 /// Inputs as clients see them: the encoded image's, where there is one, before the network's own.

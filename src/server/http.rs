@@ -9,6 +9,7 @@ use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 use super::listener::Surface;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
+use super::shared_memory::{self, Peer};
 use super::state::ServerState;
 use super::{documents, openapi, pipeline, plain, repository, v2};
 use crate::error::{ErrorKind, InferError, shorten};
@@ -53,8 +54,9 @@ pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Su
     drop(models);
     let query = parts.uri.query().unwrap_or("");
     let unread = !body.is_end_stream();
+    let peer = parts.extensions.get::<Peer>().copied();
     let http1 = parts.version < Version::HTTP_2;
-    let mut answer = dispatch(state, found, query, &parts.headers, body, arrival).await;
+    let mut answer = dispatch(state, found, query, &parts.headers, peer, body, arrival).await;
     // In HTTP/1, a body that nobody read would be taken for the next request: hyper drops such a connection, and
     // the client should know.
     if unread && http1 && answer.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -75,6 +77,7 @@ async fn dispatch(
     route: Route<'_>,
     query: &str,
     headers: &HeaderMap,
+    peer: Option<Peer>,
     body: Incoming,
     arrival: Instant,
 ) -> Reply {
@@ -86,10 +89,14 @@ async fn dispatch(
             reply(StatusCode::OK, METRICS, state.telemetry.render())
         }
         Route::Openapi => document(&openapi::describe(state)),
-        Route::Server => document(&documents::server()),
+        Route::Server => document(&documents::server(state)),
         Route::AllStats => {
             let statistics = documents::statistics(&state.registry, None, None);
             finish(state, Protocol::Oip, statistics.map(|s| document(&s)))
+        }
+        Route::SharedMemory(asked, region) => {
+            let answer = shared_memory::documents::answer(state, asked, region, peer, headers, body).await;
+            finish(state, Protocol::Oip, answer)
         }
         Route::Repository(asked, model, named) => {
             let result = repository::answer(state, asked, model, named.is_some(), headers, body).await;
@@ -101,7 +108,7 @@ async fn dispatch(
             finish(state, Protocol::Http, result)
         }
         Route::Model(ModelRoute::Infer, model, version) => {
-            finish(state, Protocol::Oip, v2::infer(state, model, version, headers, body, arrival).await)
+            finish(state, Protocol::Oip, v2::infer(state, model, version, headers, peer, body, arrival).await)
         }
         Route::Model(asked, model, version) => {
             finish(state, Protocol::Oip, describe(state, asked, model, version))

@@ -1,6 +1,7 @@
 //! Ports: accepts connections within their bound, and at the end waits for those that are open.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,12 +53,12 @@ pub async fn serve(
             _ = stop.wait_for(|s| *s) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let open = Open::new(gauge.clone(), permit);
                 let (state, tls, stop) = (Arc::clone(&state), tls.clone(), stop.clone());
                 connections.spawn(async move {
                     let _open = open;
-                    greet(&state, stream, surface, tls.as_deref(), stop).await;
+                    greet(&state, stream, surface, peer.ip(), tls.as_deref(), stop).await;
                 });
             }
             Err(e) => accept_failed(&e).await,
@@ -72,13 +73,14 @@ async fn greet(
     state: &Arc<ServerState>,
     stream: TcpStream,
     surface: Surface,
+    peer: IpAddr,
     tls: Option<&Tls>,
     mut stop: watch::Receiver<bool>,
 ) {
     let activity = Activity::new();
     // Answers are one small write each: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return connection(state, stream, surface, &activity, stop).await };
+    let Some(tls) = tls else { return connection(state, stream, surface, peer, &activity, stop).await };
     let deadline = activity.begin() + state.limits.header_read_timeout;
     let stream = tokio::select! {
         biased;
@@ -86,7 +88,7 @@ async fn greet(
         _ = stop.wait_for(|s| *s) => return,
     };
     if let Some(stream) = stream {
-        connection(state, stream, surface, &activity, stop).await;
+        connection(state, stream, surface, peer, &activity, stop).await;
     }
 }
 

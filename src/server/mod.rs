@@ -21,6 +21,7 @@ pub mod reply;
 mod repository;
 pub mod route;
 pub mod rows;
+pub mod shared_memory;
 pub mod state;
 pub mod sticky;
 pub mod tls;

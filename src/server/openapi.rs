@@ -32,6 +32,12 @@ pub fn describe(state: &ServerState) -> Value {
         let path = format!("/{}/prediction", model.config.paddle_service);
         paths.insert(path, json!({ "post": paddle(&model.config.name) }));
     }
+    if state.shared_memory.on() {
+        for (path, verb, summary) in SHARED_MEMORY {
+            let answer = json!({ "summary": summary, "responses": { "200": { "description": "OK" } } });
+            paths.insert(path.to_owned(), json!({ verb: answer }));
+        }
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -45,6 +51,15 @@ pub fn describe(state: &ServerState) -> Value {
     })
 }
 
+/// Triton's extension, with `--shared-memory`.
+const SHARED_MEMORY: [(&str, &str, &str); 5] = [
+    ("/v2/systemsharedmemory/status", "get", "The registered regions of shared memory"),
+    ("/v2/systemsharedmemory/unregister", "post", "Forget every region"),
+    ("/v2/systemsharedmemory/region/{name}/status", "get", "One region of shared memory"),
+    ("/v2/systemsharedmemory/region/{name}/register", "post", "Register a region: key, offset, byte_size"),
+    ("/v2/systemsharedmemory/region/{name}/unregister", "post", "Forget a region"),
+];
+
 fn fixed(route: Route<'_>) -> Value {
     let (summary, kind, unready) = match route {
         Route::Live => ("Whether the process lives", "application/json", false),
@@ -53,7 +68,9 @@ fn fixed(route: Route<'_>) -> Value {
         Route::Openapi => ("This document", "application/json", false),
         Route::Server => ("Server metadata", "application/json", false),
         Route::AllStats => ("Statistics of every model", "application/json", false),
-        Route::Model(..) | Route::Repository(..) | Route::Paddle(_) => ("", "application/json", false),
+        Route::Model(..) | Route::Repository(..) | Route::Paddle(_) | Route::SharedMemory(..) => {
+            ("", "application/json", false)
+        }
     };
     let mut responses = json!({ "200": { "description": "OK", "content": { kind: {} } } });
     if unready {

@@ -15,12 +15,25 @@ pub enum Route<'p> {
     Server,
     /// Statistics of every model.
     AllStats,
+    /// Triton's system shared memory: one region, or all of them.
+    SharedMemory(SharedMemoryRoute, Option<&'p str>),
     /// Something about one model.
     Model(ModelRoute, &'p str, Option<&'p str>),
     /// Something about the model repository; the model, where it is about one, and the repository's name, if any.
     Repository(RepositoryRoute, &'p str, Option<&'p str>),
     /// PaddleServing's `/{service}/{method}`.
     Paddle(&'p str),
+}
+
+/// What is asked of shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SharedMemoryRoute {
+    /// What is registered.
+    Status,
+    /// Registers a region.
+    Register,
+    /// Forgets.
+    Unregister,
 }
 
 /// What is asked of the model repository.
@@ -63,13 +76,15 @@ impl Route<'_> {
         match self {
             Self::Paddle(_)
             | Self::Repository(..)
-            | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..) => POST,
+            | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..)
+            | Self::SharedMemory(SharedMemoryRoute::Register | SharedMemoryRoute::Unregister, _) => POST,
             Self::Live
             | Self::Ready
             | Self::Metrics
             | Self::Openapi
             | Self::Server
             | Self::AllStats
+            | Self::SharedMemory(SharedMemoryRoute::Status, _)
             | Self::Model(
                 ModelRoute::Metadata | ModelRoute::Ready | ModelRoute::Config | ModelRoute::Stats,
                 ..,
@@ -143,6 +158,12 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
         ["v2", "models", model, "versions", v, rest] if !rest.is_empty() => {
             Some(Route::Model(below(rest)?, model, Some(v)))
         }
+        ["v2", "systemsharedmemory", asked] => {
+            Some(Route::SharedMemory(shared(asked).filter(|a| *a != SharedMemoryRoute::Register)?, None))
+        }
+        ["v2", "systemsharedmemory", "region", name, asked] if !name.is_empty() => {
+            Some(Route::SharedMemory(shared(asked)?, Some(name)))
+        }
         [service, method]
             if !service.is_empty()
                 && !method.is_empty()
@@ -151,6 +172,16 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
         {
             Some(Route::Paddle(service))
         }
+        _ => None,
+    }
+}
+
+/// The last word of a path of shared memory.
+fn shared(word: &str) -> Option<SharedMemoryRoute> {
+    match word {
+        "status" => Some(SharedMemoryRoute::Status),
+        "register" => Some(SharedMemoryRoute::Register),
+        "unregister" => Some(SharedMemoryRoute::Unregister),
         _ => None,
     }
 }
@@ -175,6 +206,18 @@ mod tests {
             ("/v2/models/", None),
             ("/v2/models/A/", None),
             ("/v2/nonsense", None),
+            ("/v2/systemsharedmemory/status", Some(Route::SharedMemory(SharedMemoryRoute::Status, None))),
+            (
+                "/v2/systemsharedmemory/unregister",
+                Some(Route::SharedMemory(SharedMemoryRoute::Unregister, None)),
+            ),
+            ("/v2/systemsharedmemory/register", None),
+            (
+                "/v2/systemsharedmemory/region/r/register",
+                Some(Route::SharedMemory(SharedMemoryRoute::Register, Some("r"))),
+            ),
+            ("/v2/systemsharedmemory/region//status", None),
+            ("/v2/systemsharedmemory/region/r/nonsense", None),
             ("/v2/repository/index", Some(Route::Repository(RepositoryRoute::Index, "", None))),
             ("/v2/repository/r/index", Some(Route::Repository(RepositoryRoute::Index, "", Some("r")))),
             ("/v2/repository/models/A/load", Some(Route::Repository(RepositoryRoute::Load, "A", None))),

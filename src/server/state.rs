@@ -12,6 +12,7 @@ use crate::scheduler::registry::Registry;
 use crate::telemetry::metrics::Telemetry;
 
 use super::paddle::PaddleVersion;
+use super::shared_memory::Regions;
 
 /// Bounds on what a client may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct HttpLimits {
     pub keepalive: Duration,
     /// Time to answer a ping.
     pub keepalive_timeout: Duration,
+    /// Whether clients of this host may leave tensors in shared memory.
+    pub shared_memory: bool,
 }
 
 /// Shared by all connections of a server.
@@ -49,6 +52,8 @@ pub struct ServerState {
     pub limits: HttpLimits,
     /// Which generation of PaddleServing's error numbers and fields is spoken.
     pub paddle: PaddleVersion,
+    /// Shared memory that clients of this host have registered.
+    pub shared_memory: Regions,
     /// Bytes of bodies in memory.
     pub budget: Arc<Budget>,
     draining: AtomicBool,
@@ -72,12 +77,14 @@ impl ServerState {
             limit: limits.max_inflight_bytes,
             gauge: telemetry.inflight_bytes.clone(),
         });
+        let shared_memory = Regions::new(limits.shared_memory, telemetry.regions.clone());
         Self {
             repository: Manager::new(Arc::clone(&registry)),
             registry,
             telemetry,
             limits,
             paddle,
+            shared_memory,
             budget,
             draining: AtomicBool::new(false),
             closing: watch::Sender::new(false),

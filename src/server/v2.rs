@@ -9,6 +9,7 @@ use hyper::{HeaderMap, StatusCode};
 use super::body::{self, in_place};
 use super::oip::{self, Parsed};
 use super::reply::{JSON, OCTETS, Reply, compress, reply, set_encoding};
+use super::shared_memory::{Peer, Tensors};
 use super::state::ServerState;
 use super::sticky::{HttpSticky, name_version};
 use super::{infer, rows};
@@ -27,14 +28,17 @@ pub async fn infer(
     model: &str,
     version: Option<&str>,
     headers: &HeaderMap,
+    peer: Option<Peer>,
     incoming: Incoming,
     arrival: Instant,
 ) -> Result<Reply, InferError> {
     let target = state.registry.target(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
+    let mut memory = Tensors::new(state, peer);
     let (chosen, asked, rows) = in_place(collected.bytes.len(), || {
-        let (parsed, key) = oip::parse_keyed(&collected.bytes, json_length, target.sticky_parameter())?;
+        let sticky = target.sticky_parameter();
+        let (parsed, key) = oip::parse_keyed(&collected.bytes, json_length, sticky, &mut memory)?;
         let chosen = target.pick(&HttpSticky::new(headers, key));
         let mut request = match parsed {
             Parsed::Infer(request) => request,
@@ -50,7 +54,9 @@ pub async fn infer(
     let response = chosen.infer(request, Protocol::Oip).await?;
     let version = chosen.version.to_string();
     let response = infer::response(&chosen, &version, &asked, response.outputs);
-    let encoded = oip::write(&response, &asked.outputs, asked.binary_data_output)?;
+    let mut outputs = oip::answered(&response, &asked.outputs, asked.binary_data_output)?;
+    memory.store(&mut outputs)?;
+    let encoded = oip::encode(&response, &outputs)?;
     let (body, encoding) = compress(headers, encoded.body);
     let mut answer = match encoded.json_len {
         None => reply(StatusCode::OK, JSON, body),

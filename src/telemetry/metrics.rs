@@ -61,6 +61,8 @@ pub struct Telemetry {
     triton: bool,
     /// Open HTTP connections.
     pub connections: Gauge,
+    /// Registered regions of shared memory.
+    pub regions: Gauge,
     /// Open gRPC connections.
     pub grpc_connections: Gauge,
     /// Bytes of request bodies held in memory.
@@ -103,6 +105,7 @@ impl Telemetry {
         let gauge = |name: &'static str| recorder.register_gauge(&Key::from_name(name), &METADATA);
         let (connections, inflight_bytes, ready) =
             (gauge(names::CONNECTIONS), gauge(names::INFLIGHT_BYTES), gauge(names::READY));
+        let regions = gauge(names::REGIONS);
         let grpc_connections = gauge(names::GRPC_CONNECTIONS);
         let gpu_unused = gauge(names::GPU_UNUSED);
         recorder
@@ -126,6 +129,7 @@ impl Telemetry {
             process: Arc::new(process),
             triton,
             connections,
+            regions,
             grpc_connections,
             inflight_bytes,
             ready,

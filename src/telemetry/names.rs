@@ -63,6 +63,8 @@ pub const TLS_FAILURES: &str = "visord_tls_handshake_failures_total";
 pub const TLS_RELOADS: &str = "visord_tls_reloads_total";
 /// When the certificate in use ends.
 pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
+/// Registered regions of shared memory.
+pub const REGIONS: &str = "visord_shared_memory_regions";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
 /// Plans that were asked of the plan cache, by `outcome`.
@@ -140,6 +142,7 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (TLS_FAILURES, Kind::Counter, "TLS handshakes that failed, by reason."),
     (TLS_RELOADS, Kind::Counter, "Times that the TLS files changed, by whether they could be used."),
     (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
+    (REGIONS, Kind::Gauge, "Regions of shared memory that clients have registered."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),

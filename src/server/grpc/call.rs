@@ -9,6 +9,7 @@ use hyper::HeaderMap;
 use hyper::header::HeaderName;
 
 use crate::error::{ErrorKind, InferError, shorten};
+use crate::server::shared_memory::Peer;
 use crate::server::state::Reservation;
 
 static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -20,6 +21,8 @@ pub struct Call {
     pub arrival: Instant,
     /// When nobody waits for the answer any more.
     pub deadline: Option<Instant>,
+    /// Where it came from; known where shared memory is on.
+    pub peer: Option<Peer>,
     /// The memory of messages that were read and not handled yet, in their order.
     held: Mutex<VecDeque<Reservation>>,
 }
@@ -29,9 +32,9 @@ impl Call {
     ///
     /// # Errors
     /// `InvalidArgument` for a `grpc-timeout` that is none.
-    pub fn new(headers: &HeaderMap, arrival: Instant) -> Result<Self, InferError> {
+    pub fn new(headers: &HeaderMap, arrival: Instant, peer: Option<Peer>) -> Result<Self, InferError> {
         let deadline = timeout(headers)?.and_then(|t| arrival.checked_add(t));
-        Ok(Self { arrival, deadline, held: Mutex::default() })
+        Ok(Self { arrival, deadline, peer, held: Mutex::default() })
     }
 
     /// Keeps the memory of a message that is complete.
@@ -131,7 +134,8 @@ mod tests {
             (Some(Duration::ZERO), None, Some(Duration::from_nanos(1))),
         ];
         for (call, asked, want) in cases {
-            let call = Call { arrival, deadline: call.map(|c| arrival + c), held: Mutex::default() };
+            let call =
+                Call { arrival, deadline: call.map(|c| arrival + c), peer: None, held: Mutex::default() };
             assert_eq!(call.timeout(asked, arrival), want, "{call:?} {asked:?}");
         }
     }

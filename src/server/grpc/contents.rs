@@ -155,7 +155,7 @@ fn count(
 fn elements(field: &Field, value: &Value<'_>) -> Result<usize, InferError> {
     let wrong = || malformed(format_args!("`{}` has the wrong wire type", field.name));
     let packed = |bytes: &[u8], each: usize| {
-        if bytes.len() % each != 0 {
+        if !bytes.len().is_multiple_of(each) {
             return Err(malformed(format_args!("`{}` ends within an element", field.name)));
         }
         Ok(bytes.len() / each)

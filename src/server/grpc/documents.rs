@@ -13,9 +13,10 @@ use crate::server::oip::{
     BatchStatistics, DurationStatistics, DynamicBatching, InstanceGroup, ModelStatistics, TensorConfig,
     TensorMetadata, VersionPolicy,
 };
+use crate::server::state::ServerState;
 
-pub(super) fn server() -> pb::ServerMetadataResponse {
-    let document = documents::server();
+pub(super) fn server(state: &ServerState) -> pb::ServerMetadataResponse {
+    let document = documents::server(state);
     pb::ServerMetadataResponse {
         name: document.name.to_owned(),
         version: document.version.to_owned(),

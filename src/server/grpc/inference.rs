@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use super::call::Call;
 use super::pb::inference as pb;
 use super::pb::inference::grpc_inference_service_server::GrpcInferenceService;
-use super::request::{ModelInferRequest, Parameters};
+use super::request::{ModelInferRequest, Parameter, Parameters};
 use super::status::status;
 use super::{documents, stream};
 use crate::error::{ErrorKind, InferError};
@@ -19,6 +19,8 @@ use crate::repository::LoadParameters;
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::traffic::Sticky;
 use crate::server::body::in_place;
+use crate::server::oip::Place;
+use crate::server::shared_memory::{Peer, Regions, Tensors};
 use crate::server::state::{Reservation, ServerState};
 use crate::server::{infer, oip};
 use crate::telemetry::metrics::Protocol;
@@ -35,7 +37,13 @@ impl Sticky for Asked<'_> {
     }
 
     fn parameter(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.parameters.get(name).map(|value| value.to_string().into())
+        match self.parameters.get(name)? {
+            Parameter::Text(text) => Some(Cow::Borrowed(text)),
+            Parameter::Int(number) => Some(Cow::Owned(number.to_string())),
+            Parameter::Uint(number) => Some(Cow::Owned(number.to_string())),
+            // As over HTTP, neither says who asks.
+            Parameter::Bool(_) | Parameter::Double(_) => None,
+        }
     }
 }
 
@@ -50,8 +58,9 @@ pub(super) async fn infer(
 ) -> Result<pb::ModelInferResponse, InferError> {
     let target = state.registry.target(&message.model_name, message.version())?;
     let served = target.pick(&Asked { metadata, parameters: &message.parameters });
+    let mut memory = Tensors::new(state, call.peer);
     let (asked, rows) = in_place(message.tensor_bytes(), || {
-        let mut asked = message.resolve(reservation.as_mut())?;
+        let mut asked = message.resolve(reservation.as_mut(), &mut memory)?;
         let rows = infer::rows(&served, &mut asked)?;
         Ok::<_, InferError>((asked, rows))
     })?;
@@ -60,7 +69,8 @@ pub(super) async fn infer(
     let outputs = served.infer(request, Protocol::OipGrpc).await?.outputs;
     let version = served.version.to_string();
     let answered = infer::response(&served, &version, &asked, outputs);
-    let answered = oip::answered(&answered, &asked.outputs, true)?;
+    let mut answered = oip::answered(&answered, &asked.outputs, true)?;
+    memory.store(&mut answered)?;
     let mut response = pb::ModelInferResponse {
         model_name: served.config.name.clone(),
         model_version: version.clone(),
@@ -72,8 +82,10 @@ pub(super) async fn infer(
             name: output.name.to_owned(),
             datatype: output.datatype.name().to_owned(),
             shape: output.shape.iter().map(|&d| d as i64).collect(),
+            parameters: output.place.map(parameters_of).unwrap_or_default(),
             ..Default::default()
         });
+        // One that lies in shared memory leaves an empty element, as clients count them.
         response.raw_output_contents.push(output.data);
     }
     Ok(response)
@@ -85,8 +97,27 @@ pub(super) fn call<T>(request: &Request<T>) -> Result<Arc<Call>, Status> {
     found.ok_or_else(|| status(&InferError::new(ErrorKind::Internal, "the request belongs to no call")))
 }
 
+/// The regions, for who may use them.
+fn regions<'a, T>(state: &'a ServerState, request: &Request<T>) -> Result<&'a Regions, InferError> {
+    state.shared_memory.admit(request.extensions().get::<Peer>().copied())
+}
+
 fn unimplemented(what: &str) -> Status {
     status(&InferError::new(ErrorKind::Unimplemented, what))
+}
+
+/// Where an output lies.
+fn parameters_of(place: Place) -> std::collections::HashMap<String, pb::InferParameter> {
+    use pb::infer_parameter::ParameterChoice as Choice;
+    let number = |n: u64| Choice::Int64Param(i64::try_from(n).unwrap_or(i64::MAX));
+    [
+        ("shared_memory_region", Choice::StringParam(place.region)),
+        ("shared_memory_offset", number(place.offset)),
+        ("shared_memory_byte_size", number(place.byte_size)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), pb::InferParameter { parameter_choice: Some(value) }))
+    .collect()
 }
 
 /// `text`, where it is not empty.
@@ -94,8 +125,6 @@ fn named(text: &str) -> Option<&str> {
     Some(text).filter(|t| !t.is_empty())
 }
 
-const NO_SYSTEM_REGIONS: &str =
-    "shared memory is not served; send tensors in `raw_input_contents`, encoded images are small";
 const NO_CUDA_REGIONS: &str = "CUDA shared memory is not served; send tensors in `raw_input_contents`";
 
 #[async_trait]
@@ -135,7 +164,7 @@ impl GrpcInferenceService for ServerState {
         &self,
         _: Request<pb::ServerMetadataRequest>,
     ) -> Result<Response<pb::ServerMetadataResponse>, Status> {
-        Ok(Response::new(documents::server()))
+        Ok(Response::new(documents::server(self)))
     }
 
     async fn model_metadata(
@@ -221,28 +250,40 @@ impl GrpcInferenceService for ServerState {
         Ok(Response::new(pb::RepositoryModelUnloadResponse {}))
     }
 
-    // System shared memory: what registers regions goes here, and `request.rs` asks it for the tensors of inputs and
-    // outputs whose parameters name one.
-
     async fn system_shared_memory_status(
         &self,
-        _: Request<pb::SystemSharedMemoryStatusRequest>,
+        request: Request<pb::SystemSharedMemoryStatusRequest>,
     ) -> Result<Response<pb::SystemSharedMemoryStatusResponse>, Status> {
-        Err(unimplemented(NO_SYSTEM_REGIONS))
+        let found = regions(self, &request).and_then(|r| r.status(named(&request.get_ref().name)));
+        let regions = found.map_err(|e| status(&e))?.into_iter().map(|region| {
+            let facts = pb::system_shared_memory_status_response::RegionStatus {
+                name: region.name.clone(),
+                key: region.key,
+                offset: region.offset,
+                byte_size: region.byte_size,
+            };
+            (region.name, facts)
+        });
+        Ok(Response::new(pb::SystemSharedMemoryStatusResponse { regions: regions.collect() }))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<pb::SystemSharedMemoryRegisterRequest>,
+        request: Request<pb::SystemSharedMemoryRegisterRequest>,
     ) -> Result<Response<pb::SystemSharedMemoryRegisterResponse>, Status> {
-        Err(unimplemented(NO_SYSTEM_REGIONS))
+        let asked = request.get_ref();
+        let done = regions(self, &request)
+            .and_then(|r| r.register(&asked.name, &asked.key, asked.offset, asked.byte_size));
+        done.map(|()| Response::new(pb::SystemSharedMemoryRegisterResponse {})).map_err(|e| status(&e))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<pb::SystemSharedMemoryUnregisterRequest>,
+        request: Request<pb::SystemSharedMemoryUnregisterRequest>,
     ) -> Result<Response<pb::SystemSharedMemoryUnregisterResponse>, Status> {
-        Err(unimplemented(NO_SYSTEM_REGIONS))
+        let regions = regions(self, &request).map_err(|e| status(&e))?;
+        regions.unregister(named(&request.get_ref().name));
+        Ok(Response::new(pb::SystemSharedMemoryUnregisterResponse {}))
     }
 
     async fn cuda_shared_memory_status(

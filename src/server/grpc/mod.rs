@@ -157,7 +157,8 @@ async fn call(
     mut request: Request<Incoming>,
     arrival: Instant,
 ) -> Result<Response<Body>, InferError> {
-    let call = Arc::new(Call::new(request.headers(), arrival)?);
+    let peer = request.extensions().get().copied();
+    let call = Arc::new(Call::new(request.headers(), arrival, peer)?);
     let encoding = Encoding::of(request.headers(), &ENCODING)?;
     // What tonic gets is inflated.
     request.headers_mut().remove(&ENCODING);

@@ -10,7 +10,7 @@ use super::codec::{FromMessage, malformed};
 use super::contents::{self, CONTENTS, contents_field};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::server::oip::checks::{self, BytesElements, MAX_DIMENSIONS, MAX_TENSORS};
-use crate::server::oip::{self, InferInput, InputData, RequestedOutput, split_elements};
+use crate::server::oip::{self, InferInput, InputData, Place, RequestedOutput, SharedMemory, split_elements};
 use crate::server::state::Reservation;
 use crate::tensor::Datatype;
 use crate::wire::{Field, Fields, Value, WireError, varint};
@@ -19,6 +19,8 @@ use crate::wire::{Field, Fields, Value, WireError, varint};
 const MAX_PARAMETERS: usize = 1_000;
 /// Parts that the contents of one input may come in. Writers make one.
 const MAX_PIECES: usize = 16;
+/// The parameter that says that a tensor lies in shared memory.
+const REGION: &str = "shared_memory_region";
 
 /// One request, as it was sent.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -177,7 +179,11 @@ impl ModelInferRequest {
     /// # Errors
     /// `InvalidArgument`, `WrongDatatype`, `WrongShape`, `BinarySize`, each naming the input or the parameter;
     /// `Overloaded`, `MalformedProtobuf`.
-    pub fn resolve(self, mut reservation: Option<&mut Reservation>) -> Result<oip::InferRequest, InferError> {
+    pub fn resolve(
+        self,
+        mut reservation: Option<&mut Reservation>,
+        memory: &mut dyn SharedMemory,
+    ) -> Result<oip::InferRequest, InferError> {
         let mut request = oip::InferRequest {
             id: Some(self.id).filter(|id| !id.is_empty()),
             priority: self.parameters.integer("priority", 0)?.unwrap_or(0),
@@ -194,33 +200,45 @@ impl ModelInferRequest {
             return Err(InferError::new(ErrorKind::InvalidArgument, "`inputs` is empty"));
         }
         checks::distinct("input", self.inputs.iter().map(|i| i.name.as_str()))?;
+        // Those that do not lie in shared memory.
+        let sent = self.inputs.iter().filter(|i| i.parameters.get(REGION).is_none()).count();
         let raw = (!self.raw_input_contents.is_empty()).then_some(&self.raw_input_contents);
         if let Some(raw) = raw
-            && raw.len() != self.inputs.len()
+            && raw.len() != sent
         {
             let text = format!(
-                "`raw_input_contents` has {} elements for {} inputs; one is needed for each, in their order",
-                raw.len(),
-                self.inputs.len()
+                "`raw_input_contents` has {} elements for {sent} inputs; one is needed for each, in their order",
+                raw.len()
             );
             return Err(InferError::new(ErrorKind::BinarySize, text));
         }
         let mut bytes_elements = BytesElements::default();
-        for (index, input) in self.inputs.into_iter().enumerate() {
+        let mut raw = raw.map(|raw| raw.iter());
+        for input in self.inputs {
             let name = shorten(&input.name).to_owned();
-            let raw = raw.map(|raw| raw[index].clone());
-            let input = input.resolve(raw, &mut bytes_elements, reservation.as_deref_mut());
+            let input = match input.parameters.place() {
+                Ok(None) => {
+                    let raw = raw.as_mut().and_then(|raw| raw.next().cloned());
+                    input.resolve(raw, &mut bytes_elements, reservation.as_deref_mut())
+                }
+                Ok(Some(place)) => input.fetch(&place, &mut bytes_elements, memory),
+                Err(e) => Err(e),
+            };
             request.inputs.push(input.map_err(|e| e.context(format_args!("input `{name}`")))?);
         }
         checks::distinct("output", self.outputs.iter().map(|o| o.name.as_str()))?;
         for output in self.outputs {
             let context = |e: InferError| e.context(format_args!("output `{}`", shorten(&output.name)));
-            output.parameters.refuse_shared_memory().map_err(context)?;
+            let place = output.parameters.place().map_err(context)?;
+            if let Some(place) = &place {
+                memory.check(place).map_err(context)?;
+            }
             let classes = output.parameters.integer("classification", 1).map_err(context)?.unwrap_or(0);
             request.outputs.push(RequestedOutput {
                 name: output.name,
                 binary: None,
                 classification: usize::try_from(classes).unwrap_or(usize::MAX),
+                place,
             });
         }
         Ok(request)
@@ -228,8 +246,18 @@ impl ModelInferRequest {
 }
 
 impl Parameters {
-    fn refuse_shared_memory(&self) -> Result<(), InferError> {
-        if self.get("shared_memory_region").is_some() { Err(checks::no_shared_memory()) } else { Ok(()) }
+    /// Where a tensor lies, if that is in shared memory.
+    fn place(&self) -> Result<Option<Place>, InferError> {
+        const SIZE: &str = "shared_memory_byte_size";
+        let Some(region) = self.get(REGION) else { return Ok(None) };
+        let Parameter::Text(region) = region else {
+            return Err(checks::wrong_parameter(REGION, "the name of a region", &region.to_string()));
+        };
+        let offset = self.integer("shared_memory_offset", 0)?.unwrap_or(0);
+        let byte_size = self.integer(SIZE, 0)?.ok_or_else(|| {
+            checks::wrong_parameter(SIZE, "an integer beside `shared_memory_region`", "none")
+        })?;
+        Ok(Some(Place { region: region.clone(), offset, byte_size }))
     }
 }
 
@@ -272,6 +300,26 @@ impl Input {
         }
     }
 
+    /// The input where it lies in shared memory.
+    fn fetch(
+        self,
+        place: &Place,
+        bytes_elements: &mut BytesElements,
+        memory: &mut dyn SharedMemory,
+    ) -> Result<InferInput, InferError> {
+        let datatype = checks::datatype(&self.datatype)?;
+        let (shape, elements) = checks::shape(&self.shape)?;
+        if self.contents.iter().any(|piece| !piece.is_empty()) {
+            let text = "both `contents` and `shared_memory_region` are given, expected one";
+            return Err(InferError::new(ErrorKind::InvalidArgument, text));
+        }
+        if datatype == Datatype::Bytes {
+            bytes_elements.add(elements)?;
+        }
+        let data = oip::shared(place, datatype, &shape, elements, memory)?;
+        Ok(InferInput { name: self.name, datatype, shape, data })
+    }
+
     fn resolve(
         self,
         raw: Option<Bytes>,
@@ -280,7 +328,6 @@ impl Input {
     ) -> Result<InferInput, InferError> {
         let datatype = checks::datatype(&self.datatype)?;
         let (shape, elements) = checks::shape(&self.shape)?;
-        self.parameters.refuse_shared_memory()?;
         if datatype == Datatype::Bytes {
             bytes_elements.add(elements)?;
         }

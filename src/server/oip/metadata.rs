@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use crate::tensor::{Datatype, TensorSpec};
 
-/// The protocol extensions that are served. Triton's others are not: `sequence`, shared memory, `trace`, `logging`.
+/// The protocol extensions that are served. `system_shared_memory` is where it is on; Triton's others are not:
+/// `sequence`, `cuda_shared_memory`, `trace`, `logging`.
 pub const EXTENSIONS: [&str; 8] = [
     "classification",
     "model_repository",
@@ -23,8 +24,8 @@ pub struct ServerMetadata<'a> {
     pub name: &'a str,
     /// Its version.
     pub version: &'a str,
-    /// Usually [`EXTENSIONS`].
-    pub extensions: &'a [&'a str],
+    /// [`EXTENSIONS`], and `system_shared_memory` where that is on.
+    pub extensions: Vec<&'a str>,
 }
 
 /// The answer to `GET /v2/models/{model}`.

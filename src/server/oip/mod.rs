@@ -14,6 +14,7 @@ mod config;
 mod json;
 mod metadata;
 mod parameters;
+mod place;
 mod raw;
 pub mod repository;
 mod request;
@@ -31,9 +32,10 @@ pub use config::{
     VersionPolicy, data_type,
 };
 pub use metadata::{EXTENSIONS, ModelMetadata, ServerMetadata, TensorMetadata};
+pub use place::{NoSharedMemory, Place, SharedMemory};
 pub use raw::RawRequest;
-pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed};
-pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, error_body, write};
+pub use request::{InferInput, InferRequest, InputData, Parsed, RequestedOutput, parse, parse_keyed, shared};
+pub use response::{Answered, Encoded, InferResponse, OutputTensor, answered, encode, error_body, write};
 pub use statistics::{
     BatchStatistics, DurationStatistics, InferStatistics, MemoryUsage, ModelStatistics, ResponseStatistics,
     Statistics,

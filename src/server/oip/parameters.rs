@@ -1,8 +1,9 @@
 //! The `parameters` objects of a request, of its inputs and of its outputs.
 //!
 //! Read: `priority`, `timeout`, `binary_data_output` (request), `binary_data_size` (input), `binary_data` and
-//! `classification` (output). `shared_memory_*` is refused, as no region can be registered. Everything else
-//! is accepted, and ignored but for the one by which the model recognises its clients: a client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
+//! `classification` (output), `shared_memory_region`, `shared_memory_offset` and `shared_memory_byte_size` (input and
+//! output). Everything else is accepted, and ignored but for the one by which the model recognises its clients: a
+//! client's own parameters, `sequence_id`, `sequence_start`, `sequence_end` (our
 //! models keep no state between requests), `headers`, and the reserved `triton_` prefix.
 
 use std::borrow::Cow;
@@ -12,7 +13,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::checks::{no_shared_memory, wrong_parameter};
+use super::checks::wrong_parameter;
+use super::place::Place;
 use crate::error::InferError;
 
 /// The parameters that mean something here, unread: each is checked where it applies, so that one in the
@@ -26,6 +28,8 @@ pub(super) struct Parameters<'a> {
     binary_data: Option<&'a RawValue>,
     classification: Option<&'a RawValue>,
     shared_memory_region: Option<&'a RawValue>,
+    shared_memory_offset: Option<&'a RawValue>,
+    shared_memory_byte_size: Option<&'a RawValue>,
     /// The first [`MAX_OTHERS`] of the rest, in the order sent.
     others: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
@@ -47,7 +51,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut p = Parameters::default();
-                let mut seen = [false; 7];
+                let mut seen = [false; 9];
                 while let Some(Name(name)) = map.next_key()? {
                     let (place, field, slot) = match &*name {
                         "priority" => (0, "priority", &mut p.priority),
@@ -57,6 +61,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parameters<'a> {
                         "binary_data" => (4, "binary_data", &mut p.binary_data),
                         "classification" => (5, "classification", &mut p.classification),
                         "shared_memory_region" => (6, "shared_memory_region", &mut p.shared_memory_region),
+                        "shared_memory_offset" => (7, "shared_memory_offset", &mut p.shared_memory_offset),
+                        "shared_memory_byte_size" => {
+                            (8, "shared_memory_byte_size", &mut p.shared_memory_byte_size)
+                        }
                         _ => {
                             let value = map.next_value()?;
                             if p.others.len() < MAX_OTHERS {
@@ -120,12 +128,17 @@ impl<'a> Parameters<'a> {
         integer("classification", self.classification, 1)
     }
 
-    /// **Errors:** `InvalidArgument` where the tensor is said to be in shared memory.
-    pub fn refuse_shared_memory(&self) -> Result<(), InferError> {
-        match self.shared_memory_region {
-            None => Ok(()),
-            Some(_) => Err(no_shared_memory()),
-        }
+    /// Where the tensor lies, if that is in shared memory.
+    pub fn place(&self) -> Result<Option<Place>, InferError> {
+        const REGION: &str = "shared_memory_region";
+        const SIZE: &str = "shared_memory_byte_size";
+        let Some(region) = self.shared_memory_region else { return Ok(None) };
+        let region = serde_json::from_str(region.get())
+            .map_err(|_| wrong_parameter(REGION, "the name of a region", region.get()))?;
+        let offset = integer("shared_memory_offset", self.shared_memory_offset, 0)?.unwrap_or(0);
+        let byte_size = integer(SIZE, self.shared_memory_byte_size, 0)?
+            .ok_or_else(|| wrong_parameter(SIZE, "an integer beside `shared_memory_region`", "none"))?;
+        Ok(Some(Place { region, offset, byte_size }))
     }
 }
 

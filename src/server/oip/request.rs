@@ -15,6 +15,7 @@ use super::binary::{size_error, split_elements};
 use super::checks::{self, BytesElements, MAX_DIMENSIONS, MAX_TENSORS};
 use super::json::{self, AtMost, Object, clip};
 use super::parameters::Parameters;
+use super::place::{NoSharedMemory, Place, SharedMemory};
 use super::raw::RawRequest;
 use super::tensor_json::{read_numbers, read_strings};
 use crate::error::{ErrorKind, InferError};
@@ -79,6 +80,8 @@ pub struct RequestedOutput {
     pub binary: Option<bool>,
     /// How many classes to answer instead of the values; 0 asks for the values.
     pub classification: usize,
+    /// Where to put it, if not into the answer.
+    pub place: Option<Place>,
 }
 
 #[derive(Deserialize)]
@@ -123,16 +126,19 @@ struct OutputDocument<'a> {
 /// **Errors:** `MalformedJson` with line and column, `InvalidArgument`, `WrongDatatype`, `WrongShape`,
 /// `BinarySize`; each names the input or the parameter, what was expected and what was sent.
 pub fn parse(body: &Bytes, inference_header_content_length: Option<&str>) -> Result<Parsed, InferError> {
-    parse_keyed(body, inference_header_content_length, None).map(|(parsed, _)| parsed)
+    let memory = &mut NoSharedMemory;
+    parse_keyed(body, inference_header_content_length, None, memory).map(|(parsed, _)| parsed)
 }
 
-/// [`parse`], and the value of the request's parameter `key`, a string or an integer, where there is one.
+/// [`parse`] where tensors may lie in shared memory, and the value of the request's parameter `key`, a string or an
+/// integer, where there is one.
 ///
-/// **Errors:** as there.
+/// **Errors:** as there, and what `memory` gives.
 pub fn parse_keyed<'b>(
     body: &'b Bytes,
     inference_header_content_length: Option<&str>,
     key: Option<&str>,
+    memory: &mut dyn SharedMemory,
 ) -> Result<(Parsed, Option<Cow<'b, str>>), InferError> {
     let json_len = match inference_header_content_length {
         Some(value) => Some(json_length(value, body.len())?),
@@ -151,7 +157,7 @@ pub fn parse_keyed<'b>(
         bytes_elements: BytesElements::default(),
     };
     let value = key.and_then(|key| document.parameters.as_ref()?.0.other(key));
-    Ok((Parsed::Infer(build(document, &mut tail)?), value))
+    Ok((Parsed::Infer(build(document, &mut tail, memory)?), value))
 }
 
 fn json_length(value: &str, body_len: usize) -> Result<usize, InferError> {
@@ -174,7 +180,11 @@ fn json_length(value: &str, body_len: usize) -> Result<usize, InferError> {
     Ok(length)
 }
 
-fn build(document: RequestDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<InferRequest, InferError> {
+fn build(
+    document: RequestDocument<'_>,
+    tail: &mut BinaryTail<'_>,
+    memory: &mut dyn SharedMemory,
+) -> Result<InferRequest, InferError> {
     let Object(parameters) = document.parameters.unwrap_or_default();
     let mut request = InferRequest {
         id: document.id.map(read_id).transpose()?,
@@ -189,8 +199,8 @@ fn build(document: RequestDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<Inf
     checks::distinct("input", document.inputs.0.iter().map(|Object(i)| &*i.name))?;
     for Object(input) in document.inputs.0 {
         let name = input.name.clone();
-        let input =
-            read_input(input, tail).map_err(|e| e.context(format_args!("input `{}`", clip(&name))))?;
+        let input = read_input(input, tail, memory)
+            .map_err(|e| e.context(format_args!("input `{}`", clip(&name))))?;
         request.inputs.push(input);
     }
     tail.finish()?;
@@ -198,7 +208,8 @@ fn build(document: RequestDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<Inf
     checks::distinct("output", outputs.iter().map(|Object(o)| &*o.name))?;
     for Object(output) in outputs {
         let name = output.name.clone();
-        let output = read_output(output).map_err(|e| e.context(format_args!("output `{}`", clip(&name))))?;
+        let output =
+            read_output(output, memory).map_err(|e| e.context(format_args!("output `{}`", clip(&name))))?;
         request.outputs.push(output);
     }
     Ok(request)
@@ -215,15 +226,28 @@ fn read_id(id: &RawValue) -> Result<String, InferError> {
     })
 }
 
-fn read_input(input: InputDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<InferInput, InferError> {
+fn read_input(
+    input: InputDocument<'_>,
+    tail: &mut BinaryTail<'_>,
+    memory: &mut dyn SharedMemory,
+) -> Result<InferInput, InferError> {
     let datatype = checks::datatype(&input.datatype)?;
     let (shape, elements) = checks::shape(&input.shape.0)?;
     if datatype == Datatype::Bytes {
         tail.bytes_elements.add(elements)?;
     }
     let Object(parameters) = input.parameters.unwrap_or_default();
-    parameters.refuse_shared_memory()?;
-    let data = match (input.data, parameters.binary_data_size()?) {
+    let binary_size = parameters.binary_data_size()?;
+    if let Some(place) = parameters.place()? {
+        if input.data.is_some() || binary_size.is_some() {
+            let message =
+                "both `shared_memory_region` and `data` or `binary_data_size` are given, expected one";
+            return Err(InferError::new(ErrorKind::InvalidArgument, message));
+        }
+        let data = shared(&place, datatype, &shape, elements, memory)?;
+        return Ok(InferInput { name: input.name.into_owned(), datatype, shape, data });
+    }
+    let data = match (input.data, binary_size) {
         (Some(_), Some(_)) => {
             let message = "both `data` and `binary_data_size` are given, expected one";
             return Err(InferError::new(ErrorKind::InvalidArgument, message));
@@ -249,14 +273,39 @@ fn read_input(input: InputDocument<'_>, tail: &mut BinaryTail<'_>) -> Result<Inf
     Ok(InferInput { name: input.name.into_owned(), datatype, shape, data })
 }
 
-fn read_output(output: OutputDocument<'_>) -> Result<RequestedOutput, InferError> {
+/// An input that lies in shared memory. Its size is compared before anything is read.
+///
+/// **Errors:** `BinarySize`, and what `memory` gives.
+pub fn shared(
+    place: &Place,
+    datatype: Datatype,
+    shape: &[usize],
+    elements: usize,
+    memory: &mut dyn SharedMemory,
+) -> Result<InputData, InferError> {
+    if datatype == Datatype::Bytes {
+        return Ok(InputData::Binary(split_elements(&memory.read(place)?, elements)?));
+    }
+    let bytes = usize::try_from(place.byte_size).unwrap_or(usize::MAX);
+    checks::dense_size(datatype, shape, elements, bytes, "`shared_memory_byte_size`")?;
+    memory.read(place).map(InputData::Dense)
+}
+
+fn read_output(
+    output: OutputDocument<'_>,
+    memory: &mut dyn SharedMemory,
+) -> Result<RequestedOutput, InferError> {
     let Object(parameters) = output.parameters.unwrap_or_default();
-    parameters.refuse_shared_memory()?;
+    let place = parameters.place()?;
+    if let Some(place) = &place {
+        memory.check(place)?;
+    }
     let classes = parameters.classification()?.unwrap_or(0);
     Ok(RequestedOutput {
         name: output.name.into_owned(),
         binary: parameters.binary_data()?,
         classification: usize::try_from(classes).unwrap_or(usize::MAX),
+        place,
     })
 }
 

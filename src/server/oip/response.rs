@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::binary::{push_element, split_elements};
 use super::classification::classify;
+use super::place::Place;
 use super::request::RequestedOutput;
 use super::tensor_json::{element_chars, write_numbers};
 use crate::error::{ErrorKind, InferError};
@@ -55,7 +56,13 @@ pub fn write(
     requested: &[RequestedOutput],
     binary_data_output: bool,
 ) -> Result<Encoded, InferError> {
-    let parts = answered(response, requested, binary_data_output)?;
+    encode(response, &answered(response, requested, binary_data_output)?)
+}
+
+/// Writes what [`answered`] gave.
+///
+/// **Errors:** `Backend`, as [`write`].
+pub fn encode(response: &InferResponse<'_>, parts: &[Answered<'_>]) -> Result<Encoded, InferError> {
     let mut out = Vec::with_capacity(256 + parts.iter().map(Answered::bytes_estimate).sum::<usize>());
     out.push(b'{');
     if let Some(id) = response.id.filter(|id| !id.is_empty()) {
@@ -106,8 +113,10 @@ pub struct Answered<'a> {
     pub shape: Vec<usize>,
     /// Whether it was asked for as a binary tensor.
     pub binary: bool,
-    /// Its elements as the protocol's binary tensors have them.
+    /// Its elements as the protocol's binary tensors have them; empty once it lies in its place.
     pub data: Bytes,
+    /// Where it lies, if not here.
+    pub place: Option<Place>,
 }
 
 /// The `requested` outputs in their order, or all of them where none are; `binary` decides for those that do not say.
@@ -126,7 +135,11 @@ pub fn answered<'a>(
         let output = response.outputs.iter().find(|o| o.name == wanted.name).ok_or_else(|| {
             InferError::new(ErrorKind::InvalidArgument, format!("the model has no output `{}`", wanted.name))
         })?;
-        Answered::new(output, wanted.binary.unwrap_or(binary), wanted.classification)
+        let mut part = Answered::new(output, wanted.binary.unwrap_or(binary), wanted.classification)?;
+        if wanted.place.is_some() {
+            (part.binary, part.place) = (false, wanted.place.clone());
+        }
+        Ok(part)
     };
     requested.iter().map(part).collect()
 }
@@ -144,7 +157,14 @@ impl<'a> Answered<'a> {
             ));
         }
         if classes == 0 {
-            return Ok(Self { name, datatype: *datatype, shape: shape.clone(), binary, data: data.clone() });
+            return Ok(Self {
+                name,
+                datatype: *datatype,
+                shape: shape.clone(),
+                binary,
+                data: data.clone(),
+                place: None,
+            });
         }
         let context = |e: InferError| e.context(format_args!("output `{name}`"));
         let classes = classify(tensor, classes, labels).map_err(context)?;
@@ -152,7 +172,14 @@ impl<'a> Answered<'a> {
         for element in &classes.elements {
             push_element(&mut data, element.as_bytes()).map_err(context)?;
         }
-        Ok(Self { name, datatype: Datatype::Bytes, shape: classes.shape, binary, data: Bytes::from(data) })
+        Ok(Self {
+            name,
+            datatype: Datatype::Bytes,
+            shape: classes.shape,
+            binary,
+            data: Bytes::from(data),
+            place: None,
+        })
     }
 
     fn bytes_estimate(&self) -> usize {
@@ -172,6 +199,16 @@ impl<'a> Answered<'a> {
         out.extend_from_slice(b",\"shape\":");
         push_json(out, &self.shape);
         let data = &self.data;
+        if let Some(place) = &self.place {
+            out.extend_from_slice(b",\"parameters\":{\"shared_memory_region\":");
+            push_json(out, &place.region);
+            out.extend_from_slice(b",\"shared_memory_offset\":");
+            push_json(out, &place.offset);
+            out.extend_from_slice(b",\"shared_memory_byte_size\":");
+            push_json(out, &place.byte_size);
+            out.extend_from_slice(b"}}");
+            return Ok(());
+        }
         if self.binary {
             out.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
             push_json(out, &data.len());

@@ -1,5 +1,6 @@
 use super::*;
 use crate::server::mutations;
+use crate::server::oip::NoSharedMemory;
 use crate::wire::Message;
 
 type F = Field<'static>;
@@ -31,7 +32,7 @@ fn contents(values: &[f32]) -> F {
 }
 
 fn resolve(fields: Vec<F>) -> Result<oip::InferRequest, InferError> {
-    ModelInferRequest::from_message(message(fields).into())?.resolve(None)
+    ModelInferRequest::from_message(message(fields).into())?.resolve(None, &mut NoSharedMemory)
 }
 
 #[test]
@@ -61,7 +62,7 @@ fn typed_and_raw_tensors_are_the_same_request() {
             shape: vec![1, 2],
             data: InputData::Dense(fp32(&[1.0, 2.0]).into()),
         }],
-        outputs: vec![RequestedOutput { name: "y".into(), binary: None, classification: 3 }],
+        outputs: vec![RequestedOutput { name: "y".into(), binary: None, classification: 3, place: None }],
         binary_data_output: true,
         priority: 2,
         timeout: Some(std::time::Duration::from_micros(1500)),
@@ -70,7 +71,7 @@ fn typed_and_raw_tensors_are_the_same_request() {
         let request = ModelInferRequest::from_message(message(fields).into()).unwrap();
         assert_eq!((request.model_name.as_str(), request.version()), ("m", Some("7")), "{name}");
         assert_eq!(request.parameters.get("mine"), Some(&Parameter::Text("anything".into())), "{name}");
-        assert_eq!(request.resolve(None).unwrap(), want, "{name}");
+        assert_eq!(request.resolve(None, &mut NoSharedMemory).unwrap(), want, "{name}");
     }
 }
 
@@ -79,7 +80,8 @@ fn raw_tensors_lie_where_they_were_read() {
     let image = vec![7; 1000];
     let element = [&1000_u32.to_le_bytes()[..], &image].concat();
     let message = Bytes::from(message(vec![input("x", "BYTES", &[1], vec![]), Field::bytes(7, element)]));
-    let request = ModelInferRequest::from_message(message.clone()).unwrap().resolve(None).unwrap();
+    let request =
+        ModelInferRequest::from_message(message.clone()).unwrap().resolve(None, &mut NoSharedMemory).unwrap();
     let InputData::Binary(elements) = &request.inputs[0].data else { panic!("{request:?}") };
     assert_eq!(elements[..], [Bytes::from(image)]);
     assert!(message.as_ptr_range().contains(&elements[0].as_ptr()));
@@ -221,7 +223,7 @@ fn what_is_wrong_is_named() {
             "shared memory",
             vec![x(&[0], vec![shared()])],
             E::InvalidArgument,
-            "input `x`: parameter `shared_memory_region`",
+            "input `x`: parameter `shared_memory_byte_size`: expected an integer",
         ),
         (
             "name",
@@ -263,7 +265,9 @@ fn damaged_messages_end_in_an_answer() {
     let mut read = 0;
     mutations(&valid, 20_000, |bytes| {
         let bytes = Bytes::copy_from_slice(bytes);
-        if let Ok(request) = ModelInferRequest::from_message(bytes).and_then(|r| r.resolve(None)) {
+        if let Ok(request) =
+            ModelInferRequest::from_message(bytes).and_then(|r| r.resolve(None, &mut NoSharedMemory))
+        {
             read += 1;
             for input in &request.inputs {
                 let elements: usize = input.shape.iter().product();

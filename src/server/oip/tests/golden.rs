@@ -48,6 +48,7 @@ fn golden_requests_of_tritonclient_are_read() {
                 name: name.into(),
                 binary: Some(binary),
                 classification,
+                place: None,
             };
             assert_eq!(
                 request.outputs,
@@ -92,8 +93,12 @@ fn responses() -> Vec<(&'static str, Encoded, Value)> {
             .map(|(name, tensor)| OutputTensor { name, tensor: tensor.clone(), labels: &labels })
             .collect(),
     };
-    let wanted =
-        |name: &str, binary, classification| RequestedOutput { name: name.into(), binary, classification };
+    let wanted = |name: &str, binary, classification| RequestedOutput {
+        name: name.into(),
+        binary,
+        classification,
+        place: None,
+    };
     let classes =
         [wanted("fp32", Some(true), 2), wanted("bool", Some(false), 0), wanted("uint8", Some(false), 9)];
     let hexes = |items: &[&str]| items.iter().map(|i| hex(i.as_bytes())).collect::<Value>();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind as E;
-use crate::server::oip::{InputData, RawRequest, RequestedOutput, parse_keyed, resolve};
+use crate::server::oip::{InputData, NoSharedMemory, RawRequest, RequestedOutput, parse_keyed, resolve};
 
 fn one_input(datatype: &str, shape: &str, data: &str) -> String {
     format!(r#"{{"inputs":[{{"name":"x","datatype":"{datatype}","shape":{shape},"data":{data}}}]}}"#)
@@ -87,8 +87,12 @@ fn the_order_of_fields_does_not_matter() {
     assert_eq!(request.priority, 2);
     assert!(request.binary_data_output);
     assert_eq!(request.inputs[0].shape, [1, 2]);
-    let output =
-        |name: &str, binary, classification| RequestedOutput { name: name.into(), binary, classification };
+    let output = |name: &str, binary, classification| RequestedOutput {
+        name: name.into(),
+        binary,
+        classification,
+        place: None,
+    };
     assert_eq!(request.outputs, [output("y", Some(false), 3), output("z", None, 0)]);
     let plain = parse_split(&json.replace("1500", "0").replace(r#""i\u0064""#, "17"), None).unwrap();
     assert_eq!((plain.timeout, plain.id.as_deref()), (None, Some("17")));
@@ -175,6 +179,20 @@ fn bad_bodies_are_named() {
         ),
         (
             x(r#""datatype":"INT8","shape":[1],"parameters":{"shared_memory_region":"r"}"#),
+            E::InvalidArgument,
+            "`shared_memory_byte_size`: expected an integer",
+        ),
+        (
+            x(
+                r#""datatype":"INT8","shape":[2],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":3}"#,
+            ),
+            E::BinarySize,
+            "`shared_memory_byte_size` is 3, INT8 [2] takes 2 bytes",
+        ),
+        (
+            x(
+                r#""datatype":"INT8","shape":[1],"parameters":{"shared_memory_region":"r","shared_memory_byte_size":1}"#,
+            ),
             E::InvalidArgument,
             "not served",
         ),
@@ -355,10 +373,10 @@ fn requests_are_held_against_their_model() {
         let error = resolve::check_inputs(&request(&json).inputs, &model, true).expect_err(&json);
         assert!(error.kind == kind && error.message.contains(words), "{json}: {error:?}");
     }
-    let y = RequestedOutput { name: "y".into(), binary: None, classification: 0 };
+    let y = RequestedOutput { name: "y".into(), binary: None, classification: 0, place: None };
     assert!(resolve::check_outputs(std::slice::from_ref(&y), model.iter()).is_ok());
     let error = resolve::check_outputs(
-        &[y, RequestedOutput { name: "w".into(), binary: None, classification: 0 }],
+        &[y, RequestedOutput { name: "w".into(), binary: None, classification: 0, place: None }],
         model.iter(),
     );
     assert_eq!(error.unwrap_err().message, "the model has no output `w`, it has x, y");
@@ -391,11 +409,11 @@ fn a_parameter_of_the_client_s_own() {
         let input =
             r#"{"name":"x","datatype":"INT8","shape":[1],"data":[1],"parameters":{"user_id":"not this"}}"#;
         let body = Bytes::from(format!(r#"{{"parameters":{parameters},"inputs":[{input}]}}"#));
-        let (parsed, key) =
-            parse_keyed(&body, None, Some("user_id")).unwrap_or_else(|e| panic!("{parameters}: {e}"));
+        let (parsed, key) = parse_keyed(&body, None, Some("user_id"), &mut NoSharedMemory)
+            .unwrap_or_else(|e| panic!("{parameters}: {e}"));
         assert!(matches!(parsed, Parsed::Infer(_)), "{parameters}");
         assert_eq!(key.as_deref(), want, "{parameters}");
-        assert_eq!(parse_keyed(&body, None, None).unwrap().1, None, "{parameters}");
+        assert_eq!(parse_keyed(&body, None, None, &mut NoSharedMemory).unwrap().1, None, "{parameters}");
     }
     let twice = r#"{"parameters":{"priority":1,"priority":2},"inputs":[]}"#;
     let error = parse(&Bytes::from(twice), None).unwrap_err();

@@ -20,7 +20,7 @@ fn response(outputs: Vec<OutputTensor<'_>>) -> InferResponse<'_> {
 }
 
 fn wanted(name: &str, binary: Option<bool>, classification: usize) -> RequestedOutput {
-    RequestedOutput { name: name.into(), binary, classification }
+    RequestedOutput { name: name.into(), binary, classification, place: None }
 }
 
 /// The `data` array of the only output, written as JSON.
@@ -216,7 +216,7 @@ fn documents_have_tritons_fields() {
         parameters: BTreeMap::from([("device", Parameter { string_value: "CPU".into() })]),
     };
     let zero = r#"{"count":0,"ns":0}"#;
-    let server = ServerMetadata { name: "visord", version: "0", extensions: &EXTENSIONS[..1] };
+    let server = ServerMetadata { name: "visord", version: "0", extensions: EXTENSIONS[..1].to_vec() };
     let cases = [
         (serde_json::to_string(&server), r#"{"name":"visord","version":"0","extensions":["classification"]}"#.to_owned()),
         (serde_json::to_string(&metadata), r#"{"name":"x","datatype":"BYTES","shape":[-1,-1,3]}"#.to_owned()),
