@@ -6,6 +6,7 @@ it: each server has its own. Arrays are leaves too.
 
 import gzip
 import json
+import os
 import time
 import zlib
 from typing import Callable, NamedTuple
@@ -17,7 +18,7 @@ import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, shared_memory
 
 from daemon import MODEL, b64, face, golden, preprocess
 
@@ -161,6 +162,7 @@ both("statistics, unknown model")(lambda t: t.json("get_inference_statistics", "
 both("statistics, unknown version")(lambda t: t.json("get_inference_statistics", MODEL, "9"))
 both("trace settings")(lambda t: {"status": t.json("get_trace_settings")["status"]})
 both("log settings")(lambda t: {"status": t.json("get_log_settings")["status"]})
+both("system shared memory, no region")(lambda t: t.json("get_system_shared_memory_status"))
 both("CUDA shared memory")(lambda t: {"status": t.json("get_cuda_shared_memory_status")["status"]})
 
 
@@ -399,6 +401,66 @@ def stream(server):
         answer.infer_response.id: {"failed": True} if answer.error_message else written_raw(answer.infer_response)
         for answer in answers
     }}
+
+
+# -- System shared memory: visord has it with `--shared-memory` ----------------------------------------------------
+
+ROW = 4 * 3 * 112 * 112
+ANSWER = 4 * 192
+
+
+def statuses(t, key, **calls):
+    """What each call answers, while a shared memory object with a row, and room for its answer, is there."""
+    handle = shared_memory.create_shared_memory_region("object", key, ROW + ANSWER)
+    try:
+        shared_memory.set_shared_memory_region(handle, [pixels()])
+        seen = {name: t.call(lambda call=call: call(handle)) for name, call in calls.items()}
+        return {"status": t.good, **{name.replace("_", " "): answer for name, answer in seen.items()}}
+    finally:
+        shared_memory.destroy_shared_memory_region(handle)
+
+
+@both("system shared memory, used")
+def region(t):
+    key = f"/visord_{os.getpid()}_{id(t)}"
+
+    def infer(offset=0, size=ROW, name="rows", out=None):
+        tensor = t.triton.InferInput("input", [1, 3, 112, 112], "FP32")
+        tensor.set_shared_memory(name, size, offset)
+        output = t.triton.InferRequestedOutput("embedding")
+        if out is not None:
+            output.set_shared_memory("rows", out, ROW)
+        return t.client.infer(MODEL, [tensor], outputs=[output])
+
+    def read(handle):
+        t.call(lambda: {"result": infer(out=ANSWER)})
+        return {"values": np.array(shared_memory.get_contents_as_numpy(handle, np.float32, [1, 192], offset=ROW))}
+
+    def listed(_):
+        answer = t.json("get_system_shared_memory_status")
+        regions = answer.get("answer") or list(answer.get("regions", {}).values())
+        return {"regions": [{**r, "key": r["key"] == key} for r in regions]}
+
+    register, unregister = t.client.register_system_shared_memory, t.client.unregister_system_shared_memory
+    unregister()
+    return statuses(
+        t, key,
+        not_there=lambda _: register("rows", key + "_other", 64),
+        larger_than_the_object=lambda _: register("more", key, ROW + ANSWER + 1),
+        registered=lambda _: register("rows", key, ROW + ANSWER),
+        registered_twice=lambda _: register("rows", key, ROW + ANSWER),
+        listed=listed,
+        infer=lambda _: t.written(infer()),
+        output_in_the_region=read,
+        output_too_small=lambda _: t.written(infer(out=8)),
+        past_the_end=lambda _: t.written(infer(offset=ROW + ANSWER - 4)),
+        size_and_shape_disagree=lambda _: t.written(infer(size=8)),
+        unregistered=lambda _: unregister("rows"),
+        unregistered_twice=lambda _: unregister("rows"),
+        infer_after=lambda _: t.written(infer()),
+        all_unregistered=lambda _: unregister(),
+        none_listed=listed,
+    )
 
 
 def health(service):

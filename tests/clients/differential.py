@@ -6,8 +6,8 @@
     differential.py --triton HTTP GRPC --record              writes what Triton answers, for the tests
     differential.py --start VENV [--record]                  starts both (`make differential`)
 
-Both serve engines/ArcFace/1/model.onnx under `--model-control-mode explicit`, Triton as `tests/triton/start` starts it.
-Answers agree when statuses and fields are equal, floats have a cosine of at least
+Both serve engines/ArcFace/1/model.onnx under `--model-control-mode explicit`, Triton as `tests/triton/start` starts it,
+visord with `--shared-memory`. Answers agree when statuses and fields are equal, floats have a cosine of at least
 MIN_COSINE row by row, and classes are the same with values within VALUE_TOLERANCE. Whatever else differs must be in
 `differences.DIFFERENCES`, and what that list says must still differ: otherwise the exit status is 1.
 """
@@ -157,6 +157,8 @@ def recorded():
 
 
 EXPLICIT = ("--model-control-mode", "explicit", "--load-model", MODEL)
+# Triton has shared memory always.
+VISORD = (*EXPLICIT, "--shared-memory")
 
 
 @contextlib.contextmanager
@@ -193,7 +195,7 @@ def main():
     with contextlib.ExitStack() as stack:
         if options.start:
             options.triton = stack.enter_context(running_triton(options.start))
-            daemon = stack.enter_context(Daemon(*EXPLICIT))
+            daemon = stack.enter_context(Daemon(*VISORD))
             options.visord = daemon.address, f"127.0.0.1:{daemon.grpc_port}"
         return compare(options)
 

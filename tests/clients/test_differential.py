@@ -7,12 +7,12 @@ import pytest
 from cases import CASES, Server
 from daemon import ROOT, Daemon
 from differences import DIFFERENCES
-from differential import EXPLICIT, RECORD, Report, recorded
+from differential import RECORD, VISORD, Report, recorded
 
 
 @pytest.fixture(scope="module")
 def server():
-    with Daemon(*EXPLICIT) as daemon:
+    with Daemon(*VISORD) as daemon:
         yield Server(daemon.address, f"127.0.0.1:{daemon.grpc_port}")
 
 
