@@ -48,10 +48,10 @@ def region(client, name, byte_size):
 
 
 def as_list(status):
-    """[(name, key, byte_size)] of either protocol's status."""
+    """[(name, key, byte_size)] of either protocol's status, in order: gRPC's map has none."""
     regions = status if isinstance(status, list) else [
         {"name": r.name, "key": r.key, "byte_size": r.byte_size} for r in status.regions.values()]
-    return [(r["name"], r["key"], int(r["byte_size"])) for r in regions]
+    return sorted((r["name"], r["key"], int(r["byte_size"])) for r in regions)
 
 
 def test_register_status_unregister(client):
