@@ -130,7 +130,7 @@ impl Backend for OpenVino {
         self.check(spec)?;
         let refuse = |e: openvino::InferenceError| refuse(spec, e);
         let threads = plan.count * plan.threads;
-        let compiled = self.compile(spec, plan.count, threads).map_err(refuse)?;
+        let mut compiled = self.compile(spec, plan.count, threads).map_err(refuse)?;
         // One instance has all threads anyway.
         let wide = if plan.count > 1 {
             let mut compiled = self.compile(spec, 1, threads.min(WIDE_THREADS)).map_err(refuse)?;
@@ -144,14 +144,10 @@ impl Backend for OpenVino {
         } else {
             None
         };
-        let count = compiled.get_input_size().map_err(refuse)?;
-        let inputs = order(count, spec.inputs.iter().map(|t| t.name.as_str()), |i| {
-            compiled.get_input_by_index(i)?.get_name()
-        });
-        let count = compiled.get_output_size().map_err(refuse)?;
-        let outputs = order(count, spec.outputs.iter().map(|o| o.tensor.name.as_str()), |i| {
-            compiled.get_output_by_index(i)?.get_name()
-        });
+        let request = compiled.create_infer_request().map_err(refuse)?;
+        let inputs = places(&request, spec.inputs.iter().map(|t| t.name.as_str()));
+        let outputs = places(&request, spec.outputs.iter().map(|o| o.tensor.name.as_str()));
+        drop(request);
         Ok(Arc::new(OpenVinoModel {
             compiled: Mutex::new(compiled),
             wide: wide.map(Arc::new),
@@ -167,15 +163,26 @@ fn refuse(spec: &ModelSpec, why: impl ToString) -> BackendError {
     BackendError::Load { backend: NAME, model: spec.path.display().to_string(), why: why.to_string() }
 }
 
-/// OpenVINO's index of each of our tensors. A tensor that it knows under another name (an alias of the same
-/// value) keeps its place, since OpenVINO keeps the order of the ONNX graph.
-fn order<'a>(
-    count: usize,
-    names: impl Iterator<Item = &'a str>,
-    name_of: impl Fn(usize) -> Result<String, openvino::InferenceError>,
-) -> Vec<usize> {
-    let theirs: Vec<String> = (0..count).map(|i| name_of(i).unwrap_or_default()).collect();
-    names.enumerate().map(|(i, name)| theirs.iter().position(|t| t == name).unwrap_or(i)).collect()
+/// How a tensor is found in a request.
+#[derive(Debug, Clone)]
+enum Place {
+    /// By its number.
+    Index(usize),
+    /// By its name.
+    Name(String),
+}
+
+/// Where each of our tensors is: the only one of its kind at 0, else by its name. A tensor that OpenVINO knows under
+/// another name (an alias of the same value) keeps its number, since OpenVINO keeps the order of the ONNX graph.
+///
+/// The engine's ports are not asked for their names: the crate never frees a port (0.11.1), and each holds 5 kB.
+fn places<'a>(request: &InferRequest, names: impl ExactSizeIterator<Item = &'a str>) -> Vec<Place> {
+    let single = names.len() == 1;
+    let known = |name: &str| !name.contains('\0') && request.get_tensor(name).is_ok();
+    names
+        .enumerate()
+        .map(|(i, n)| if !single && known(n) { Place::Name(n.to_owned()) } else { Place::Index(i) })
+        .collect()
 }
 
 /// Whether the kernel lists bfloat16 among the CPU's features: AVX512_BF16, AMX, or Arm's BF16.
@@ -200,8 +207,8 @@ struct Wide {
 struct OpenVinoModel {
     compiled: Mutex<CompiledModel>,
     wide: Option<Arc<Wide>>,
-    inputs: Vec<usize>,
-    outputs: Vec<usize>,
+    inputs: Vec<Place>,
+    outputs: Vec<Place>,
     spec: ModelSpec,
     limits: Limits,
 }
@@ -229,8 +236,8 @@ impl LoadedModel for OpenVinoModel {
                 .inputs
                 .iter()
                 .zip(&self.spec.inputs)
-                .map(|(index, t)| Input {
-                    index: *index,
+                .map(|(place, t)| Input {
+                    place: place.clone(),
                     datatype: t.datatype,
                     tensors: Vec::new(),
                     selected: 0,
@@ -245,7 +252,7 @@ impl LoadedModel for OpenVinoModel {
 }
 
 struct Input {
-    index: usize,
+    place: Place,
     datatype: Datatype,
     /// Tensors by shape: a batch size that comes again finds its memory, and OpenVINO its compiled shape.
     tensors: Vec<(Vec<usize>, Tensor)>,
@@ -259,7 +266,7 @@ struct OpenVinoEngine {
     request: InferRequest,
     wide: Option<Arc<Wide>>,
     inputs: Vec<Input>,
-    outputs: Vec<usize>,
+    outputs: Vec<Place>,
     datatypes: Vec<Datatype>,
 }
 
@@ -366,24 +373,31 @@ impl Drop for Running<'_> {
 }
 
 fn bind(request: &mut InferRequest, input: &Input) -> Result<(), BackendError> {
-    request
-        .set_input_tensor_by_index(input.index, &input.tensors[input.selected].1)
-        .map_err(|e| failed("ov_infer_request_set_input_tensor_by_index", e))
+    let tensor = &input.tensors[input.selected].1;
+    match &input.place {
+        Place::Index(index) => request.set_input_tensor_by_index(*index, tensor),
+        Place::Name(name) => request.set_tensor(name, tensor),
+    }
+    .map_err(|e| failed("ov_infer_request_set_tensor", e))
 }
 
-/// Runs a request whose inputs are bound; its outputs at `indices`, copied.
+/// Runs a request whose inputs are bound; its outputs at `places`, copied.
 fn infer(
     request: &mut InferRequest,
-    indices: &[usize],
+    places: &[Place],
     datatypes: &[Datatype],
 ) -> Result<Vec<OutputBuffer>, BackendError> {
     request.infer().map_err(|e| failed("ov_infer_request_infer", e))?;
-    indices
+    places
         .iter()
         .zip(datatypes)
-        .map(|(index, datatype)| {
-            let call = "ov_infer_request_get_output_tensor_by_index";
-            let tensor = request.get_output_tensor_by_index(*index).map_err(|e| failed(call, e))?;
+        .map(|(place, datatype)| {
+            let call = "ov_infer_request_get_tensor";
+            let tensor = match place {
+                Place::Index(index) => request.get_output_tensor_by_index(*index),
+                Place::Name(name) => request.get_tensor(name),
+            };
+            let tensor = tensor.map_err(|e| failed(call, e))?;
             let shape = tensor.get_shape().map_err(|e| failed(call, e))?;
             let shape: Vec<usize> =
                 shape.get_dimensions().iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect();
