@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::onnx::{Pixels, classifier};
@@ -291,4 +292,72 @@ fn only_what_is_named_is_served() {
         assert_eq!(output.status.code(), Some(64), "{toml}: {text}");
         assert!(text.contains(want) && text.contains("1 mistake"), "{toml}: no \"{want}\" in\n{text}");
     }
+}
+
+/// Ends the clients of a test when dropped.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_change_of_traffic_loses_no_request_and_loads_no_version_again() {
+    let weights = |one: u32, two: u32, shadow: &str| {
+        format!("max_batch_size = 4\n[traffic]\n1 = {one}\n2 = {two}\n{STICKY}{shadow}")
+    };
+    let repository = repository("[traffic]\n1 = 100\n");
+    let server = repository.serve_with("rten", &["--model-control-mode", "explicit", "--load-model", "m"]);
+    let picture = picture();
+    let stop = AtomicBool::new(false);
+    let answered = std::thread::scope(|s| {
+        let client = || {
+            let mut client = common::Client::connect(server.http);
+            let mut answered = 0u32;
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.send("POST", V1, &[PNG], &picture);
+                assert!(matches!(version(&answer), 1 | 2));
+                answered += 1;
+            }
+            answered
+        };
+        let clients = [s.spawn(client), s.spawn(client)];
+        // Also where an assertion fails: the clients would go on for ever.
+        let stopping = Stopping(&stop);
+        let shadow = "[shadow]\nversion = \"2\"\nfraction = 1.0\n";
+        let steps = [(100, 0, shadow), (50, 50, shadow), (0, 100, ""), (100, 0, ""), (1, 99, "")];
+        let mut counts = [0, 0];
+        for (round, (one, two, shadow)) in steps.iter().cycle().take(15).enumerate() {
+            let toml = weights(*one, *two, shadow);
+            std::fs::write(repository.path().join("m/model.toml"), &toml).unwrap();
+            let answer = server.post("/v2/repository/models/m/load", &[], b"{}");
+            assert_eq!(answer.status, 200, "{toml}: {}", answer.text());
+            let seen: Vec<u64> = (0..20).map(|_| version(&server.post(V1, &[PNG], &picture))).collect();
+            for (v, weight) in [(1, one), (2, two)] {
+                let has = seen.contains(&v);
+                assert!(if *weight == 0 { !has } else { *weight < 50 || has }, "{toml}: {seen:?}");
+                let share =
+                    server.metric(&format!("visord_traffic_share_ratio{{model=\"m\",version=\"{v}\"}}"));
+                assert!((share - f64::from(*weight) / 100.0).abs() < 1e-9, "{toml}: {share}");
+                // A version that is loaded again counts from 0.
+                let stats = &server.get(&format!("/v2/models/m/versions/{v}/stats")).json()["model_stats"][0];
+                let count = stats["inference_count"].as_u64().unwrap();
+                assert!(count >= counts[v as usize - 1], "round {round}: version {v} was loaded again");
+                counts[v as usize - 1] = count;
+            }
+        }
+        assert!(counts.iter().all(|c| *c > 100), "{counts:?}");
+        drop(stopping);
+        clients.map(|c| c.join().unwrap()).iter().sum::<u32>()
+    });
+    assert!(answered > 0);
+    let text = server.get("/metrics").text();
+    let failed = text.lines().find(|l| {
+        l.starts_with("visord_inference_requests_total{model=\"m\"")
+            && l.contains("protocol=\"http\"")
+            && !l.contains("outcome=\"success\"")
+    });
+    assert_eq!(failed, None);
 }

@@ -143,13 +143,12 @@ impl Traffic {
         });
         if let Some(telemetry) = &telemetry {
             let total: u64 = shares.iter().map(|s| s.weight).sum();
-            let gone = before.map_or(&[][..], |b| &b.shares[..]).iter().map(|s| (s.version, 0));
-            let gone = gone.filter(|(version, _)| shares.iter().all(|s| s.version != *version));
-            for (version, weight) in gone.chain(shares.iter().map(|s| (s.version, s.weight))) {
-                if total > 0 || before.is_some_and(|b| b.total > 0) {
-                    let share = if total > 0 { weight as f64 / total as f64 } else { 0.0 };
-                    telemetry.traffic_share(&config.name, version, share);
-                }
+            let divided = before.filter(|b| b.total > 0).map_or(&[][..], |b| &b.shares);
+            let gone = divided.iter().map(|s| (s.version, 0));
+            let gone = gone.filter(|(version, _)| traffic.weights.iter().all(|(v, _)| v != version));
+            for (version, weight) in gone.chain(traffic.weights.iter().copied()) {
+                let share = if weight > 0 { weight as f64 / total as f64 } else { 0.0 };
+                telemetry.traffic_share(&config.name, version, share);
             }
         }
         Self {
