@@ -193,7 +193,9 @@ fn places_are_validated_before_anything_is_read() {
     assert_eq!(register(&server, "out", &result.key, 0, 100).status, 200);
     assert_eq!(register(&server, "large", &large.key, 0, 1 << 20).status, 200);
     let fine = place("in", 0, 4);
-    let cases: [(usize, Value, Option<Value>, u16, &[&str]); 15] = [
+    /// Elements of the input, its place, the output's, the status, and words of the answer.
+    type Case<'a> = (usize, Value, Option<Value>, u16, &'a [&'a str]);
+    let cases: [Case<'_>; 15] = [
         (1, place("nowhere", 0, 4), None, 404, &["input `x`", "`nowhere` is not registered"]),
         (
             1,
