@@ -159,7 +159,11 @@ impl App {
     /// The way down: readiness off; after the configured delay no more connections and no further request on the
     /// open ones; requests in flight, also those whose bodies still arrive, answered within the configured time;
     /// the rest failed, threads joined.
-    pub async fn shut_down(mut self) {
+    ///
+    /// `false` where a thread could not be joined, because it loads a model or runs a batch: the process must then end
+    /// by [`crate::process::exit`].
+    #[must_use]
+    pub async fn shut_down(mut self) -> bool {
         let start = Instant::now();
         tracing::info!(delay_seconds = self.config.exit_delay.as_secs(), "shutting down: readiness is off");
         self.state.start_draining();
@@ -182,17 +186,20 @@ impl App {
         }
         self.upkeep.abort();
         // A plan that is being built is given up at TensorRT's next step, and leaves no file behind.
-        if tokio::time::timeout_at(deadline, &mut self.started.ended).await.is_err() {
+        let loaded = tokio::time::timeout_at(deadline, &mut self.started.ended).await.is_ok();
+        if !loaded {
             tracing::warn!("a model was still loading at --exit-timeout-secs; it is left behind");
         }
         let served = self.state.registry.served();
         let stopped = tokio::task::spawn_blocking(move || served.iter().for_each(|s| s.stop()));
         // Batches in hand get a moment even where the time is up; one that hangs must not hang the exit.
         let deadline = deadline.max(tokio::time::Instant::now() + STOP_GRACE);
-        if !matches!(tokio::time::timeout_at(deadline, stopped).await, Ok(Ok(()))) {
+        let stopped = matches!(tokio::time::timeout_at(deadline, stopped).await, Ok(Ok(())));
+        if !stopped {
             tracing::error!("an instance did not stop within --exit-timeout-secs; it is left behind");
         }
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "stopped");
+        loaded && stopped
     }
 }
 

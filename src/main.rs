@@ -250,15 +250,18 @@ fn serve(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(config)).unwrap_or_else(|e| {
-        tracing::error!("{e}");
-        FAILURE
-    });
-    // A model may still be loading on a thread that nothing can stop.
-    exit(code)
+    match runtime.block_on(run(config)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => exit(0),
+        Err(e) => {
+            tracing::error!("{e}");
+            exit(FAILURE)
+        }
+    }
 }
 
-async fn run(config: Config) -> Result<u8, AppError> {
+/// Serves until a signal. `false` where a thread is left behind in an engine.
+async fn run(config: Config) -> Result<bool, AppError> {
     let mut signals = Signals::new()?;
     let mut app = App::start(config).await?;
     let (http, grpc, metrics) = (app.http, app.grpc, app.metrics);
@@ -275,7 +278,7 @@ async fn run(config: Config) -> Result<u8, AppError> {
         () = signals.next() => {}
     }
     tokio::select! {
-        () = app.shut_down() => lost.map_or(Ok(0), Err),
+        ended = app.shut_down() => lost.map_or(Ok(ended), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
             exit(INTERRUPTED)

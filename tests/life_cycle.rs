@@ -76,7 +76,7 @@ fn shutting_down_answers_what_was_admitted_and_refuses_the_rest() {
         assert_eq!(output(&answer.json(), "y").1, [value]);
     }
     assert!(start.elapsed() >= Duration::from_secs(2), "admission closed before --exit-delay-secs");
-    server.runtime.block_on(down).unwrap();
+    assert!(server.runtime.block_on(down).unwrap(), "a thread was left behind");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     // Idle connections were closed, and nothing listens any more.
     let _ = late.raw(b"GET /livez HTTP/1.1\r\nHost: t\r\n\r\n");
@@ -104,7 +104,7 @@ fn a_request_that_is_still_arriving_is_answered() {
     }
     slow.raw(&body[10..]).unwrap();
     assert_eq!(output(&slow.answer().unwrap().json(), "y").1, [2.0]);
-    server.runtime.block_on(down).unwrap();
+    assert!(server.runtime.block_on(down).unwrap(), "a thread was left behind");
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn the_exit_timeout_bounds_the_wait_for_clients() {
     until(&server, "visord_request_inflight_bytes", 1000.0);
     let start = Instant::now();
     let down = server.shut_down();
-    server.runtime.block_on(down).unwrap();
+    assert!(server.runtime.block_on(down).unwrap(), "a thread was left behind");
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 

@@ -511,5 +511,5 @@ fn a_load_that_waits_is_answered_when_the_server_stops() {
     let down = server.shut_down();
     waiting.answer().unwrap().refused(503, &["shutting down"]);
     drop(held);
-    server.runtime.block_on(down).unwrap();
+    assert!(server.runtime.block_on(down).unwrap(), "a thread was left behind");
 }

@@ -163,16 +163,7 @@ fn the_example_of_insightface_is_served_as_its_clients_know_it() {
 
         // Nobody says that a GPU is missing unless it is asked for.
         let config = place.path("out/visord.toml");
-        let served = [
-            "--config",
-            config.to_str().unwrap(),
-            "--require-gpu",
-            "false",
-            "--backend",
-            "rten",
-            "--grpc-port",
-            "0",
-        ];
+        let served = ["--config", config.to_str().unwrap(), "--require-gpu", "false", "--backend", "rten"];
         let mut daemon = Daemon::launch(&place.path("out/models"), &served, &[]);
         assert!(daemon.ready(), "{}", daemon.log());
         let picture = png(112, 112, |_, _, c| [200, 100, 50][c]);
@@ -251,7 +242,7 @@ fn every_key_has_a_line_and_the_files_serve() {
     assert_eq!(check.status.code(), Some(0), "{}", text(&check));
 
     let config = place.path("out/visord.toml");
-    let served = ["--config", config.to_str().unwrap(), "--backend", "rten", "--grpc-port", "0"];
+    let served = ["--config", config.to_str().unwrap(), "--backend", "rten"];
     let mut daemon = Daemon::launch(&place.path("out/models"), &served, &[]);
     assert!(daemon.ready(), "{}", daemon.log());
     let answer = ask(&daemon, "/animals/prediction", &png(8, 8, |_, _, c| [30, 60, 90][c]));

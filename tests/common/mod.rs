@@ -129,8 +129,8 @@ impl Server {
         Self { http: app.http, grpc: app.grpc, metrics: app.metrics, app: Some(app), runtime }
     }
 
-    /// Starts the way down; the answer comes when it is done.
-    pub fn shut_down(&mut self) -> tokio::task::JoinHandle<()> {
+    /// Starts the way down; the answer comes when it is done, and says whether every thread has ended.
+    pub fn shut_down(&mut self) -> tokio::task::JoinHandle<bool> {
         self.runtime.spawn(self.app.take().expect("a server shuts down once").shut_down())
     }
 
@@ -158,7 +158,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(app) = self.app.take() {
-            self.runtime.block_on(app.shut_down());
+            let _ = self.runtime.block_on(app.shut_down());
         }
     }
 }
