@@ -8,7 +8,7 @@ use rten_onnx::onnx::{DataLocation, GraphProto, ModelProto, TensorProto};
 use super::onnx::OnnxInfo;
 
 /// Largest ONNX file, bytes: a protobuf message ends there, and larger models keep their weights in other files.
-const MAX_ONNX_BYTES: u64 = 1 << 31;
+pub(crate) const MAX_ONNX_BYTES: u64 = 1 << 31;
 
 /// An ONNX file, read once.
 pub struct OnnxFile {
@@ -49,10 +49,7 @@ impl OnnxFile {
         }
         let model = super::wire::parse_file(file)?;
         let info = OnnxInfo::of(&model)?;
-        let mut external = BTreeSet::new();
-        if let Some(graph) = &model.graph {
-            find_external(graph, &mut external)?;
-        }
+        let external = external_files(&model)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for location in &external {
             let file = folder.join(location);
@@ -73,7 +70,19 @@ impl OnnxFile {
     }
 }
 
-/// Subgraphs are walked too; protobuf's own limit on nesting bounds the depth.
+/// Paths of the files that a network's weights are in, from its own folder and below it.
+///
+/// # Errors
+/// A sentence: a tensor does not say where its weights are, or says that they are outside the folder.
+pub(crate) fn external_files(model: &ModelProto) -> Result<BTreeSet<PathBuf>, String> {
+    let mut found = BTreeSet::new();
+    if let Some(graph) = &model.graph {
+        find_external(graph, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Subgraphs are walked too; the reader bounds their depth.
 fn find_external(graph: &GraphProto, found: &mut BTreeSet<PathBuf>) -> Result<(), String> {
     for tensor in &graph.initializer {
         found.extend(external(tensor)?);

@@ -1,17 +1,14 @@
 //! The network that a plan is built from: the ONNX file's bytes, and the files with its weights.
 
-use std::collections::BTreeSet;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rten_onnx::onnx::{DataLocation, GraphProto, TensorProto};
+use rten_onnx::onnx::GraphProto;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::model::files::{MAX_ONNX_BYTES, external_files};
 use crate::model::onnx::OnnxInfo;
-
-/// Largest ONNX file, bytes: a protobuf message ends there, and larger models keep their weights in other files.
-const MAX_ONNX_BYTES: u64 = 1 << 31;
 
 /// A file with weights, beside the ONNX file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,21 +47,18 @@ impl Network {
         let onnx = read_bounded(path).map_err(of_file)?;
         let model = crate::model::wire::parse_bytes(&onnx).map_err(of_file)?;
         let signature = OnnxInfo::of(&model).map_err(of_file)?;
-        let mut found = Found::default();
-        if let Some(graph) = &model.graph {
-            found.graph(graph).map_err(of_file)?;
-        }
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut external = Vec::with_capacity(found.locations.len());
-        for location in found.locations {
-            let file = inside(folder, &location).map_err(of_file)?;
+        let mut external = Vec::new();
+        for location in external_files(&model).map_err(of_file)? {
+            let file = folder.join(&location);
             let sha256 = hash_file(&file).map_err(|e| {
                 of_file(format!("has weights in {}, which cannot be read: {e}", file.display()))
             })?;
-            external.push(ExternalFile { location, sha256 });
+            external.push(ExternalFile { location: location.to_string_lossy().into_owned(), sha256 });
         }
+        let quantized = model.graph.as_ref().is_some_and(is_quantized);
         let sha256 = hex(&Sha256::digest(&onnx));
-        Ok(Self { path: path.to_owned(), onnx, sha256, external, signature, quantized: found.quantized })
+        Ok(Self { path: path.to_owned(), onnx, sha256, external, signature, quantized })
     }
 }
 
@@ -82,56 +76,12 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What a walk through the graph comes across.
-#[derive(Default)]
-struct Found {
-    locations: BTreeSet<String>,
-    quantized: bool,
-}
-
-impl Found {
-    /// Subgraphs are walked too; protobuf's own limit on nesting bounds the depth.
-    fn graph(&mut self, graph: &GraphProto) -> Result<(), String> {
-        for tensor in &graph.initializer {
-            self.tensor(tensor)?;
-        }
-        for node in &graph.node {
-            self.quantized |=
-                node.op_type.as_deref().is_some_and(|op| matches!(op, "QuantizeLinear" | "DequantizeLinear"));
-            for attribute in &node.attribute {
-                if let Some(tensor) = &attribute.t {
-                    self.tensor(tensor)?;
-                }
-                if let Some(graph) = &attribute.g {
-                    self.graph(graph)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn tensor(&mut self, tensor: &TensorProto) -> Result<(), String> {
-        if tensor.data_location != Some(DataLocation::EXTERNAL) {
-            return Ok(());
-        }
-        let location = tensor.external_data.iter().find(|e| e.key.as_deref() == Some("location"));
-        let name = tensor.name.as_deref().unwrap_or_default();
-        let location = location
-            .and_then(|e| e.value.clone())
-            .ok_or_else(|| format!("does not say where the weights of \"{name}\" are"))?;
-        self.locations.insert(location);
-        Ok(())
-    }
-}
-
-/// The path of an external file: below `folder`, whatever the ONNX file says.
-fn inside(folder: &Path, location: &str) -> Result<PathBuf, String> {
-    let path = Path::new(location);
-    let plain = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if location.is_empty() || location.contains('\0') || !plain {
-        return Err(format!("has weights in \"{location}\"; they must be in the model's own folder"));
-    }
-    Ok(folder.join(path))
+/// Whether there is an operator of a quantised network, in subgraphs too; the reader bounds their depth.
+fn is_quantized(graph: &GraphProto) -> bool {
+    graph.node.iter().any(|node| {
+        matches!(node.op_type.as_deref(), Some("QuantizeLinear" | "DequantizeLinear"))
+            || node.attribute.iter().filter_map(|a| a.g.as_ref()).any(is_quantized)
+    })
 }
 
 fn hash_file(path: &Path) -> std::io::Result<String> {
