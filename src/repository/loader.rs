@@ -163,7 +163,17 @@ impl Loader {
             self.shared.changed();
             let models = self.shared.registry.models().values().filter(|m| m.serves()).count();
             let failed = self.read.len() + self.asked.len() - models.min(self.read.len() + self.asked.len());
-            tracing::info!(models, failed, seconds = start.elapsed().as_secs_f64(), "ready");
+            let seconds = start.elapsed().as_secs_f64();
+            if failed == 0 {
+                tracing::info!(models, seconds, "ready");
+            } else {
+                tracing::warn!(
+                    models,
+                    not_serving = failed,
+                    seconds,
+                    "not ready: POST /v2/repository/index says why"
+                );
+            }
         }
         let go_on = outcome.is_ok() && self.mode != ControlMode::None;
         let _ = loaded.send(outcome);
@@ -207,6 +217,11 @@ impl Loader {
             let dir = self.root.join(&name);
             let at_rest = || Fingerprint::of(&dir).is_ok_and(|p| p.at_rest(self.settle));
             if self.mode == ControlMode::Poll && !at_rest() {
+                tracing::info!(
+                    model = name,
+                    settle_millis = self.settle.as_millis(),
+                    "its folder has just changed; it is loaded once nothing has for --repository-settle-millis"
+                );
                 continue;
             }
             self.load(&name, None, Vec::new());
