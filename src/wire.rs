@@ -21,7 +21,7 @@ pub enum WireError {
     /// Field number 0 or above 2^29, a group, or a wire type that does not exist.
     #[error("a field has the invalid tag {0}")]
     Tag(u64),
-    /// More fields than [`MAX_FIELDS`].
+    /// More fields than `MAX_FIELDS`.
     #[error("a message has more than {MAX_FIELDS} fields")]
     Fields,
     /// A field is there with another wire type than its own.

@@ -61,7 +61,7 @@ pub fn write(
 
 /// Writes what [`answered`] gave.
 ///
-/// **Errors:** `Backend`, as [`write`].
+/// **Errors:** `Backend`, as [`write()`].
 pub fn encode(response: &InferResponse<'_>, parts: &[Answered<'_>]) -> Result<Encoded, InferError> {
     let mut out = Vec::with_capacity(256 + parts.iter().map(Answered::bytes_estimate).sum::<usize>());
     out.push(b'{');
