@@ -110,7 +110,7 @@ fn external(tensor: &TensorProto) -> Result<Option<PathBuf>, String> {
         .ok_or_else(|| format!("does not say where the weights of \"{name}\" are"))?;
     let path = Path::new(location);
     let plain = path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if location.is_empty() || location.contains('\0') || !plain || path.file_name().is_none() {
+    if location.is_empty() || location.contains('\0') || !plain {
         return Err(format!("has weights in \"{location}\"; they must be in the model's own folder"));
     }
     Ok(Some(path.to_owned()))
