@@ -42,7 +42,7 @@ pub enum AppError {
         source: std::io::Error,
     },
     /// A model does not load.
-    #[error("model \"{model}\"{of} cannot be served: {why}", of = version(failure), why = failure.why)]
+    #[error("{} cannot be served: {}", failure.subject(model), failure.why)]
     Load {
         /// Its name.
         model: String,
@@ -67,10 +67,6 @@ pub enum AppError {
         /// The system's reason.
         source: std::io::Error,
     },
-}
-
-fn version(failure: &Failure) -> String {
-    failure.version.map_or(String::new(), |v| format!(" version {v}"))
 }
 
 /// A server that listens. Readiness follows when its models have loaded.

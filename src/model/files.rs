@@ -41,12 +41,7 @@ impl OnnxFile {
         if !data.is_file() {
             return Err("is no file".into());
         }
-        if data.len() > MAX_ONNX_BYTES {
-            let bytes = data.len();
-            return Err(format!(
-                "has {bytes} bytes, over the {MAX_ONNX_BYTES} of a protobuf message; save it with external data"
-            ));
-        }
+        check_size(data.len())?;
         let model = super::wire::parse_file(file)?;
         let info = OnnxInfo::of(&model)?;
         let external = external_files(&model)?;
@@ -68,6 +63,19 @@ impl OnnxFile {
         let others = self.external.iter().map(|e| (folder.join(e), version.join(e)));
         std::iter::once(own).chain(others).collect()
     }
+}
+
+/// Whether an ONNX file of that many bytes can be one.
+///
+/// # Errors
+/// A sentence: it is over [`MAX_ONNX_BYTES`].
+pub(crate) fn check_size(bytes: u64) -> Result<(), String> {
+    if bytes <= MAX_ONNX_BYTES {
+        return Ok(());
+    }
+    Err(format!(
+        "has {bytes} bytes, over the {MAX_ONNX_BYTES} of a protobuf message; save it with external data"
+    ))
 }
 
 /// Paths of the files that a network's weights are in, from its own folder and below it.

@@ -7,7 +7,7 @@ use rten_onnx::onnx::GraphProto;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::model::files::{MAX_ONNX_BYTES, external_files};
+use crate::model::files::{MAX_ONNX_BYTES, check_size, external_files};
 use crate::model::onnx::OnnxInfo;
 
 /// A file with weights, beside the ONNX file.
@@ -66,11 +66,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     let failed = |e: std::io::Error| format!("cannot be read: {e}");
     let file = std::fs::File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
-    if size > MAX_ONNX_BYTES {
-        return Err(format!(
-            "has {size} bytes, over the {MAX_ONNX_BYTES} of a protobuf message; save it with external data"
-        ));
-    }
+    check_size(size)?;
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     file.take(MAX_ONNX_BYTES).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)

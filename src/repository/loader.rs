@@ -269,8 +269,7 @@ impl Loader {
                     failure.why
                 );
                 self.metrics.count(name, LoadOutcome::Failure);
-                let of = failure.version.map_or(String::new(), |v| format!(" version {v}"));
-                let text = format!("model \"{name}\"{of} cannot be loaded: {}", failure.why);
+                let text = format!("{} cannot be loaded: {}", failure.subject(name), failure.why);
                 self.fail(name, failure);
                 Err(InferError::new(ErrorKind::LoadFailed, text))
             }

@@ -48,6 +48,15 @@ pub struct Failure {
     pub why: String,
 }
 
+impl Failure {
+    /// What failed, for a message: `model "ArcFace" version 2`.
+    #[must_use]
+    pub fn subject(&self, model: &str) -> String {
+        let of = self.version.map_or(String::new(), |v| format!(" version {v}"));
+        format!("model \"{model}\"{of}")
+    }
+}
+
 /// A model and its versions.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -146,6 +155,7 @@ impl Registry {
     }
 
     /// Sets the state of one version.
+    #[cfg(test)]
     pub fn set(&self, config: &Arc<ModelConfig>, version: u64, state: &VersionState) {
         self.change(|models| {
             let before = models.get(&config.name);
@@ -161,17 +171,11 @@ impl Registry {
         self.started.store(true, Ordering::Release);
     }
 
-    /// Whether every model that was asked for at start has been tried.
-    #[must_use]
-    pub fn started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
-    }
-
     /// Whether every model that was asked for at start, and every one that has served since and was not unloaded,
     /// is ready.
     #[must_use]
     pub fn all_ready(&self) -> bool {
-        self.started() && self.models.load().values().filter(|m| m.awaited).all(Entry::ready)
+        self.started.load(Ordering::Acquire) && self.models.load().values().filter(|m| m.awaited).all(Entry::ready)
     }
 
     /// Every version that serves.

@@ -168,6 +168,9 @@ impl Encoding {
         limit: usize,
         reservation: &mut Reservation,
     ) -> Result<Bytes, InferError> {
+        if self == Self::Identity {
+            return Ok(bytes);
+        }
         in_place(bytes.len(), || match self {
             Self::Identity => Ok(bytes),
             Self::Gzip => inflate(

@@ -102,17 +102,12 @@ pub async fn infer(
 }
 
 /// The model that answers for a service: its state decides between "no such service" and "not now".
-fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>> {
-    model_of(state, service).map(|model| state.registry.target(&model, None))
-}
-
-/// Name of the model that answers for a service.
 #[must_use]
-pub fn model_of(state: &ServerState, service: &str) -> Option<String> {
+pub fn find(state: &ServerState, service: &str) -> Option<Result<Target, InferError>> {
     let models = state.registry.models();
     // One that was unloaded may have had the name before.
     let model = models.values().filter(|m| m.config.paddle_service == service).max_by_key(|m| m.serves())?;
-    Some(model.config.name.clone())
+    Some(state.registry.target(&model.config.name, None))
 }
 
 /// The outputs under the keys that clients know them by.

@@ -38,20 +38,24 @@ pub struct Field {
     pub wire: Wire,
 }
 
-const fn field(number: u32, name: &'static str, wire: Wire) -> Field {
-    Field { number, name, wire }
+impl Field {
+    /// The field of that number.
+    #[must_use]
+    pub const fn new(number: u32, name: &'static str, wire: Wire) -> Self {
+        Self { number, name, wire }
+    }
 }
 
 /// The fields of `InferTensorContents`.
 pub const CONTENTS: [Field; 8] = [
-    field(1, "bool_contents", Wire::Varint),
-    field(2, "int_contents", Wire::Varint),
-    field(3, "int64_contents", Wire::Varint),
-    field(4, "uint_contents", Wire::Varint),
-    field(5, "uint64_contents", Wire::Varint),
-    field(6, "fp32_contents", Wire::Fixed32),
-    field(7, "fp64_contents", Wire::Fixed64),
-    field(8, "bytes_contents", Wire::Length),
+    Field::new(1, "bool_contents", Wire::Varint),
+    Field::new(2, "int_contents", Wire::Varint),
+    Field::new(3, "int64_contents", Wire::Varint),
+    Field::new(4, "uint_contents", Wire::Varint),
+    Field::new(5, "uint64_contents", Wire::Varint),
+    Field::new(6, "fp32_contents", Wire::Fixed32),
+    Field::new(7, "fp64_contents", Wire::Fixed64),
+    Field::new(8, "bytes_contents", Wire::Length),
 ];
 
 /// The field of `InferTensorContents` for a datatype; FP16 and BF16 have none.

@@ -21,7 +21,7 @@ use crate::scheduler::request::InferRequest;
 use crate::scheduler::traffic::{Chosen, MODEL_VERSION, Sticky};
 use crate::server::body::in_place;
 use crate::server::paddle::{Answer, Images, PaddleRequest, Stage, no_service};
-use crate::server::pipeline::{model_of, named, stage};
+use crate::server::pipeline::{find, named, stage};
 use crate::server::state::{Reservation, ServerState};
 use crate::server::{base64, rows};
 use crate::telemetry::metrics::Protocol;
@@ -62,23 +62,17 @@ impl PipelineService for ServerState {
         let mut label = None;
         let response = match &service {
             None => Err((Stage::Service, several(self, &read.request.name))),
-            Some(service) => match model_of(self, service) {
+            Some(service) => match find(self, service) {
                 None => Err((Stage::Service, no_service())),
-                Some(model) => {
-                    let asked = Asked { metadata: &metadata, request: &read.request };
-                    match self.registry.target(&model, None) {
-                        Err(e) => Err((Stage::Service, e)),
-                        Ok(target) => {
-                            let served = target.pick(&asked);
-                            let bytes = message.bytes();
-                            let key = target.sticky_parameter();
-                            let rows =
-                                in_place(bytes, || read_rows(&served.spec, &read, key, &mut reservation));
-                            let answer = run(&served, rows, &call).await;
-                            label = answer.is_ok().then(|| served.label.clone());
-                            answer
-                        }
-                    }
+                Some(Err(e)) => Err((Stage::Service, e)),
+                Some(Ok(target)) => {
+                    let served = target.pick(&Asked { metadata: &metadata, request: &read.request });
+                    let key = target.sticky_parameter();
+                    let rows =
+                        in_place(message.bytes(), || read_rows(&served.spec, &read, key, &mut reservation));
+                    let answer = run(&served, rows, &call).await;
+                    label = answer.is_ok().then(|| served.label.clone());
+                    answer
                 }
             },
         };

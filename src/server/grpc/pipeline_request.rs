@@ -29,22 +29,18 @@ const MAX_ELEMENTS: usize = 65_536;
 /// Number of the tensors' shape.
 const SHAPE: u32 = 21;
 
-const fn field(number: u32, name: &'static str, wire: Wire) -> Field {
-    Field { number, name, wire }
-}
-
 /// The fields of `Tensor` that hold elements.
 const ELEMENTS: [Field; 10] = [
-    field(1, "int64_data", Wire::Varint),
-    field(2, "float_data", Wire::Fixed32),
-    field(3, "int_data", Wire::Varint),
-    field(4, "float64_data", Wire::Fixed64),
-    field(5, "uint32_data", Wire::Varint),
-    field(6, "bool_data", Wire::Varint),
-    field(7, "complex64_data", Wire::Fixed32),
-    field(8, "complex128_data", Wire::Fixed64),
-    field(9, "str_data", Wire::Length),
-    field(10, "byte_data", Wire::Length),
+    Field::new(1, "int64_data", Wire::Varint),
+    Field::new(2, "float_data", Wire::Fixed32),
+    Field::new(3, "int_data", Wire::Varint),
+    Field::new(4, "float64_data", Wire::Fixed64),
+    Field::new(5, "uint32_data", Wire::Varint),
+    Field::new(6, "bool_data", Wire::Varint),
+    Field::new(7, "complex64_data", Wire::Fixed32),
+    Field::new(8, "complex128_data", Wire::Fixed64),
+    Field::new(9, "str_data", Wire::Length),
+    Field::new(10, "byte_data", Wire::Length),
 ];
 
 /// What every `.npy` file begins with.
