@@ -120,7 +120,7 @@ client-tools: preflight paddle-clients
 	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
 	@# As the Rust tests have it already: `cargo build` alone would compile it, and what it needs, once more.
 	@echo "==> the daemon, as the Rust tests build it"
-	@cargo test --locked --no-run --test docs
+	@cargo test --locked --no-run --test integration
 
 .PHONY: test-clients
 test-clients: client-tools ## Real clients against the running daemon (PYTEST="-k paddle")

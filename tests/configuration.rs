@@ -1,14 +1,10 @@
 //! What is wrong is said at once, before anything listens; what would be served is said on request.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::net::TcpListener;
 use std::process::Output;
 
-use common::onnx::{self, Kind, Pixels};
-use common::{Repository, backends, text, visord};
+use crate::common::onnx::{self, Kind, Pixels};
+use crate::common::{Repository, backends, text, visord};
 
 const USAGE: Option<i32> = Some(64);
 
@@ -216,7 +212,7 @@ fn a_network_that_the_engine_refuses_is_named() {
     for backend in backends() {
         let mut flags =
             vec!["--backend", backend, "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"];
-        let dir = common::openvino_dir();
+        let dir = crate::common::openvino_dir();
         if let Some(dir) = &dir {
             flags.extend(["--openvino-dir", dir.to_str().unwrap()]);
         }

@@ -1,14 +1,10 @@
 //! `golden.json`: a version whose answers are not what they must be is not served, on any backend.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::path::Path;
 use std::process::Output;
 
-use common::onnx::{self, Graph, Kind, Pixels};
-use common::{Repository, Server, backends, base64, openvino_dir, png, text};
+use crate::common::onnx::{self, Graph, Kind, Pixels};
+use crate::common::{Repository, Server, backends, base64, openvino_dir, png, text};
 use serde_json::{Value, json};
 
 /// `serve` or `check` as a process, on free ports, until it ends by itself.

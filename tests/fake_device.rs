@@ -1,5 +1,4 @@
 //! Tests of the host device that the GPU path is tested on: a fake that forgave mistakes would hide them.
-#![cfg(feature = "tensorrt")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(unsafe_code, reason = "calls the driver as the daemon does")]
 

@@ -1,15 +1,11 @@
 //! Models that come, change and go on a GPU, on the host device of `tests/fake`: nobody notices, and nothing is left.
-#![cfg(feature = "tensorrt")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::daemon::Daemon;
-use common::onnx::{self, Pixels};
-use common::{Client, Repository, png};
+use crate::common::daemon::Daemon;
+use crate::common::onnx::{self, Pixels};
+use crate::common::{Client, Repository, png};
 
 /// Longest wait for answers: only a failing test sees it.
 const PATIENCE: Duration = Duration::from_secs(30);

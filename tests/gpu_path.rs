@@ -1,14 +1,10 @@
 //! The GPU path of the real daemon, end to end over HTTP, on the host device of `tests/fake`: its numbers are the CPU
 //! path's, and it does with the device what it is meant to.
-#![cfg(feature = "tensorrt")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-mod common;
-
-use common::daemon::Daemon;
-use common::fake::{self, Snapshot, means};
-use common::onnx::{Graph, Kind};
-use common::{Answer, Repository, form, output, png};
+use crate::common::daemon::Daemon;
+use crate::common::fake::{self, Snapshot, means};
+use crate::common::onnx::{Graph, Kind};
+use crate::common::{Answer, Repository, form, output, png};
 use half::f16;
 use serde_json::{Value, json};
 use visord::image::{
@@ -439,7 +435,7 @@ fn a_device_that_cannot_be_used_is_explained() {
 
 #[test]
 fn auto_says_loudly_when_a_gpu_is_not_used() {
-    let model = common::onnx::classifier(common::onnx::Pixels::Nchw, 1.0);
+    let model = crate::common::onnx::classifier(crate::common::onnx::Pixels::Nchw, 1.0);
     let repository = Repository::new().model("m", "backend = \"auto\"\n", &model);
     let old = [("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "6.1")];
     let daemon = Daemon::launch(repository.path(), &[], &old);

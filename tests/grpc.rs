@@ -1,16 +1,12 @@
 //! gRPC at the edges: bounds, deadlines, cancellation, streams, and calls that are none. What clients of the protocol
 //! do with it day by day is in `tests/clients/test_grpc*.py`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::common::onnx::{self, Pixels};
+use crate::common::{Repository, Server, output, png};
 use bytes::Bytes;
-use common::onnx::{self, Pixels};
-use common::{Repository, Server, output, png};
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use hyper::client::conn::http2;

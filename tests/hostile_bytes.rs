@@ -1,13 +1,9 @@
 //! Random bytes at every endpoint over a real socket: whatever comes back, the daemon goes on.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::onnx::{self, Kind, Pixels};
-use common::{Client, Repository, base64, form, png};
+use crate::common::onnx::{self, Kind, Pixels};
+use crate::common::{Client, Repository, base64, form, png};
 use serde_json::json;
 
 /// xorshift64: the same bytes on every run.

@@ -1,15 +1,11 @@
 //! HTTP/2 on every port: the same answers as over HTTP/1.1, the same bounds, and an end that cuts nobody off.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::http2::{Http2, answered, ended};
-use common::{Client, Repository, Server, onnx, output};
+use crate::common::http2::{Http2, answered, ended};
+use crate::common::{Client, Repository, Server, onnx, output};
 use serde_json::{Value, json};
 
 const INFER: &str = "/v2/models/m/infer";

@@ -1,14 +1,10 @@
 //! `visord init` makes a folder of an ONNX file that `check` takes at once; the folders of docs/models.md are taken too.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::onnx::{self, BIAS, Graph, Kind, Pixels, WEIGHTS, int, ints};
-use common::{Repository, Server, output, png, text, visord};
+use crate::common::onnx::{self, BIAS, Graph, Kind, Pixels, WEIGHTS, int, ints};
+use crate::common::{Repository, Server, output, png, text, visord};
 
 struct Place(tempfile::TempDir);
 

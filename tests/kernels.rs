@@ -1,8 +1,6 @@
 //! The kernels of `kernels/`, compiled for the host, against the CPU path: equal bit for bit. `tests/kernels/run`
 //! holds them to a reference of their own, under sanitizers, and proves that mistakes show.
-#![cfg(feature = "tensorrt")]
 #![allow(unsafe_code, reason = "calls the library that is compiled from the kernels")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};

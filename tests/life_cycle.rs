@@ -1,13 +1,9 @@
 //! Readiness, and the way down: what is in flight is answered, what waits too, what comes is refused.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::onnx;
-use common::{Client, Repository, Server, output};
+use crate::common::onnx;
+use crate::common::{Client, Repository, Server, output};
 use serde_json::json;
 
 /// Rows wait for a batch that will not fill up: only the end of admission lets them go.

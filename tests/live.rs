@@ -1,13 +1,9 @@
 //! Models that come and go while the server runs: by request, and as the repository changes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::onnx::{Graph, Kind};
-use common::{Answer, Client, Repository, Server, output};
+use crate::common::onnx::{Graph, Kind};
+use crate::common::{Answer, Client, Repository, Server, output};
 use serde_json::{Value, json};
 
 /// Longest wait for a state that is sure to come; only a failing test sees it.
@@ -93,7 +89,7 @@ fn loads(server: &Server, model: &str, outcome: &str) -> f64 {
 
 #[test]
 fn models_are_loaded_replaced_and_unloaded_by_request() {
-    for backend in common::backends() {
+    for backend in crate::common::backends() {
         let repository = Repository::new().model("a", "", &times(2.0)).model("b", "", &times(3.0));
         let server = repository.serve_with(backend, &[&EXPLICIT[..], &["--load-model", "b"]].concat());
         assert_eq!(ready(&server), 200);
@@ -157,7 +153,7 @@ fn what_fails_changes_nothing_and_says_why() {
         let case = json!({"inputs": {"x": {"datatype": "FP32", "shape": [1, 1], "data": [1.0]}}, "outputs": {"y": [y]}});
         json!({"format": 1, "bound": {"absolute": 0.001}, "cases": [case]}).to_string().into_bytes()
     };
-    for backend in common::backends() {
+    for backend in crate::common::backends() {
         let repository = Repository::new().model("a", "", &times(2.0)).model("b", service, &times(3.0));
         let server = repository.serve_with(backend, &[&EXPLICIT[..], &["--load-model", "*"]].concat());
         // What is written; the words that the answer has; the version that the index blames.
@@ -253,7 +249,7 @@ fn mistakes_in_the_flags_are_reported() {
     ];
     for (flags, words) in cases {
         let output = repository.run("serve", flags);
-        let text = common::text(&output);
+        let text = crate::common::text(&output);
         assert!(!output.status.success(), "{flags:?}: {text}");
         words.iter().for_each(|word| assert!(text.contains(word), "{flags:?}: {word} is not in {text}"));
     }
@@ -289,7 +285,7 @@ fn a_bad_model_at_start_is_waited_for_until_it_serves_or_is_unloaded() {
 
 #[test]
 fn a_request_in_hand_is_answered_by_what_it_began_on() {
-    for backend in common::backends() {
+    for backend in crate::common::backends() {
         let repository = Repository::new().model("a", "", &times(2.0));
         let server = repository.serve_with(backend, &[&EXPLICIT[..], &["--load-model", "a"]].concat());
         let input = json!({"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1.0]});
@@ -429,7 +425,7 @@ fn traffic_changes_without_loading_anything() {
 #[test]
 fn no_request_fails_while_models_change() {
     let weights = |one: u32, two: u32| format!("[traffic]\n\"1\" = {one}\n\"2\" = {two}\n").into_bytes();
-    for backend in common::backends() {
+    for backend in crate::common::backends() {
         let repository = Repository::new()
             .file("a/1/model.onnx", &times(2.0))
             .file("a/2/model.onnx", &times(3.0))

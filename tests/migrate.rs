@@ -1,15 +1,11 @@
 //! PaddleServing's `config.yml` becomes files that `check` takes and `serve` serves, with a line for every key.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::daemon::Daemon;
-use common::onnx::{self, BIAS, Graph, Kind, Pixels, WEIGHTS, int};
-use common::{base64, png, text, visord};
+use crate::common::daemon::Daemon;
+use crate::common::onnx::{self, BIAS, Graph, Kind, Pixels, WEIGHTS, int};
+use crate::common::{base64, png, text, visord};
 use serde_json::{Value, json};
 
 fn fixture(name: &str) -> PathBuf {

@@ -1,11 +1,7 @@
 //! Any image-to-tensor or tensor-to-tensor ONNX model is served by adding a folder.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
-use common::onnx::{self, BIAS, Kind, Pixels, WEIGHTS};
-use common::{Repository, backends, base64, form, output, png};
+use crate::common::onnx::{self, BIAS, Kind, Pixels, WEIGHTS};
+use crate::common::{Repository, backends, base64, form, output, png};
 use serde_json::json;
 
 const PNG: [(&str, &str); 1] = [("Content-Type", "image/png")];

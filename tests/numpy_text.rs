@@ -1,7 +1,5 @@
 //! The numpy text and the .npy file against what numpy wrote (tests/golden/numpy/make.py).
 
-#![allow(clippy::unwrap_used, reason = "test helpers outside of test functions")]
-
 use visord::server::{npy, numpy};
 use visord::tensor::{Datatype, Tensor};
 
@@ -104,7 +102,7 @@ fn refuses_what_numpy_does_not_have() {
     }
 }
 
-/// Not a bound, a figure to look at: `cargo test --release --test numpy_text -- --ignored --nocapture`.
+/// Not a bound, a figure to look at: `cargo test --release --test integration numpy_text -- --ignored --nocapture`.
 #[test]
 #[ignore = "a timing"]
 fn times_an_embedding() {

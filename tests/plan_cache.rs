@@ -2,19 +2,14 @@
 //!
 //! The cache's own rules are tested in `src/plan/tests.rs`, with a builder that does as it is told.
 
-#![cfg(feature = "tensorrt")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::onnx::{self, Graph, Kind};
-use common::{Repository, text, visord};
+use crate::common::onnx::{self, Graph, Kind};
+use crate::common::{Repository, text, visord};
 use serde_json::Value;
 
 /// The folder of TensorRT-RTX's libraries. `None`, loudly, on a machine that could not fetch them; CI has to.

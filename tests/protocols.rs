@@ -1,11 +1,7 @@
 //! One image, every protocol and form of answer: the same floats, to the last bit.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
-use common::onnx::{self, Pixels};
-use common::{Answer, Client, Repository, Server, backends, base64, form, output, png};
+use crate::common::onnx::{self, Pixels};
+use crate::common::{Answer, Client, Repository, Server, backends, base64, form, output, png};
 use serde_json::{Value, json};
 use visord::server::numpy;
 use visord::tensor::{Datatype, Tensor};

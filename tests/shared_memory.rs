@@ -1,16 +1,12 @@
 //! System shared memory: tensors that clients of this host leave beside the request, and everything that can be wrong
 //! with them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Answer, Client, Repository, Server, onnx, output};
+use crate::common::{Answer, Client, Repository, Server, onnx, output};
 use serde_json::{Value, json};
 
 const INFER: &str = "/v2/models/m/infer";

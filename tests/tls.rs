@@ -1,9 +1,5 @@
 //! TLS: both ports, both versions of HTTP, client certificates, files that change under traffic, mistakes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
@@ -12,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::http2::Http2;
-use common::pki::{Authority, Identity, client};
-use common::{Client, Repository, Server, onnx, output, text};
+use crate::common::http2::Http2;
+use crate::common::pki::{Authority, Identity, client};
+use crate::common::{Client, Repository, Server, onnx, output, text};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ALL_VERSIONS, ClientConfig};

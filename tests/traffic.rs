@@ -1,14 +1,10 @@
 //! Two versions of a model at once: shares, sticky keys and the version's name in every HTTP protocol, copies.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::onnx::{Pixels, classifier};
-use common::{Answer, Repository, base64, output, png, text};
+use crate::common::onnx::{Pixels, classifier};
+use crate::common::{Answer, Repository, base64, output, png, text};
 use serde_json::json;
 use visord::scheduler::traffic::key_hash;
 
@@ -107,7 +103,7 @@ fn a_key_has_its_version_in_every_protocol() {
 fn without_a_key_each_version_gets_its_share() {
     let server = repository(&format!("[traffic]\n1 = 70\n2 = 30\n{STICKY}")).serve("rten");
     let picture = picture();
-    let mut client = common::Client::connect(server.http);
+    let mut client = crate::common::Client::connect(server.http);
     let mut second = 0;
     for n in 1..=200 {
         second += u32::from(version(&client.send("POST", V1, &[PNG], &picture)) == 2);
@@ -314,7 +310,7 @@ fn a_change_of_traffic_loses_no_request_and_loads_no_version_again() {
     let stop = AtomicBool::new(false);
     let answered = std::thread::scope(|s| {
         let client = || {
-            let mut client = common::Client::connect(server.http);
+            let mut client = crate::common::Client::connect(server.http);
             let mut answered = 0u32;
             while !stop.load(Ordering::Relaxed) {
                 let answer = client.send("POST", V1, &[PNG], &picture);

@@ -1,11 +1,7 @@
 //! Numbered folders: which of them are served, and which of them answers.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
-mod common;
-
-use common::onnx::{self, Graph, Kind};
-use common::{Answer, Repository, Server, output};
+use crate::common::onnx::{self, Graph, Kind};
+use crate::common::{Answer, Repository, Server, output};
 use serde_json::json;
 
 /// `y = x * factor`.

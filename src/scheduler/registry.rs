@@ -175,7 +175,8 @@ impl Registry {
     /// is ready.
     #[must_use]
     pub fn all_ready(&self) -> bool {
-        self.started.load(Ordering::Acquire) && self.models.load().values().filter(|m| m.awaited).all(Entry::ready)
+        self.started.load(Ordering::Acquire)
+            && self.models.load().values().filter(|m| m.awaited).all(Entry::ready)
     }
 
     /// Every version that serves.

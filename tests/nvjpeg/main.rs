@@ -1,6 +1,5 @@
 //! JPEG decoding on the GPU, over the fake libcuda and libnvjpeg of `tests/fake`: pixels equal the CPU decoder's, and
 //! the order of calls is one that nvJPEG allows, which the fake checks harshly.
-#![cfg(feature = "tensorrt")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(
     unsafe_code,

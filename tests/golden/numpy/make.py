@@ -2,7 +2,7 @@
 """Writes what numpy prints for arrays of every kind: the goldens of tests/numpy_text.rs.
 
     make.py > cases.jsonl                        the committed file, numpy 2.2.6
-    make.py --random 20000 --seed 1 > more.jsonl   more, for VISORD_NUMPY_CASES=more.jsonl cargo test --test numpy_text
+    make.py --random 20000 --seed 1 > more.jsonl   more, for VISORD_NUMPY_CASES=more.jsonl cargo test --test integration numpy_text
 
 One case a line: dtype, shape, little-endian data as hex, the text; for some, the .npy file as hex too.
 """
