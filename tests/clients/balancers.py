@@ -291,6 +291,16 @@ class Load:
         with self.lock:
             return [kind for kind, started in self.waits.values() if now - started > seconds]
 
+    def await_earlier(self):
+        """Waits until every request that was sent before now has its answer."""
+        now = time.monotonic()
+
+        def answered():
+            with self.lock:
+                return all(started > now for _, started in self.waits.values())
+
+        wait_for("answers to what was sent before", answered)
+
     def await_more(self, count=50):
         """Waits until so many more were answered, in each protocol."""
         before = self.answered()
