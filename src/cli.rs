@@ -13,6 +13,7 @@ use crate::init::InitArgs;
 use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
+use crate::telemetry::args::TelemetryArgs;
 use crate::telemetry::logging::LogFormat;
 
 /// The command line.
@@ -162,13 +163,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub plans: PlanArgs,
 
-    /// Form of log lines, on standard error
-    #[arg(long, env = "VISORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// Log level, or a filter such as visord=debug,hyper=warn
-    #[arg(long, env = "VISORD_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
-    pub log_level: String,
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Largest request body, bytes, as sent and after inflation
     #[arg(long, env = "VISORD_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 67_108_864,
@@ -417,11 +414,11 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
             && serve.get_arguments().any(|a| a.get_long().is_some() && a.get_id() == key.as_str());
         let text = match value {
             Value::String(s) => Some(s.clone()),
-            Value::Integer(_) | Value::Boolean(_) => Some(value.to_string()),
-            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.to_string()),
+            Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
         let Some(text) = text else {
-            problems.add(file.display(), key, "", "must be a string, an integer, true or false");
+            problems.add(file.display(), key, "", "must be a string, a number, true or false");
             continue;
         };
         if !known {
