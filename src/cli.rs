@@ -266,6 +266,12 @@ pub struct SocketArgs {
           default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
     pub shared_memory: bool,
 
+    /// Show browsers that open the HTTP port a page with models, live figures and a place to try images. It can do
+    /// what the API can, and no more; turn it off where people should not look
+    #[arg(long, env = "VISORD_CONSOLE", default_value_t = true, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub console: bool,
+
     /// How long such a client may take to answer, seconds, before its connection is closed
     #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(1..=3600))]

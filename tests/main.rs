@@ -5,6 +5,7 @@
 mod common;
 
 mod configuration;
+mod console;
 mod docs;
 mod drift;
 #[cfg(feature = "tensorrt")]
