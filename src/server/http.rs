@@ -86,6 +86,7 @@ async fn dispatch(
         Route::Ready => readiness(state.ready(), || why_not_ready(state)),
         Route::Metrics => {
             state.telemetry.ready.set(f64::from(u8::from(state.ready())));
+            state.telemetry.refresh().await;
             reply(StatusCode::OK, METRICS, state.telemetry.render())
         }
         Route::Openapi => document(&openapi::describe(state)),

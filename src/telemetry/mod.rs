@@ -6,6 +6,8 @@ pub mod loads;
 pub mod logging;
 pub mod metrics;
 pub mod names;
+#[cfg(feature = "tensorrt")]
+pub mod nvml;
 pub mod plans;
 pub mod tls;
 pub mod traffic;
