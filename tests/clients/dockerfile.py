@@ -113,9 +113,9 @@ def without_comments(text):
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
 
 
-def compose():
-    """docker/compose.yaml with every default in place."""
-    text = without_comments((DOCKER / "compose.yaml").read_text())
+def compose(path=DOCKER / "compose.yaml"):
+    """A compose file with every default in place."""
+    text = without_comments(path.read_text())
     return yaml.safe_load(VARIABLE.sub(lambda m: m[3] if m[2] == ":-" else "", text).replace("$$", "$"))
 
 
