@@ -3,7 +3,7 @@
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::listener::Surface;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
