@@ -307,6 +307,11 @@ def test_every_setting_is_described():
     assert described <= set(settings()), f"not a setting any more: {described - set(settings())}"
 
 
+def bare():
+    """An environment without any setting of ours; Docker finds its plugins by HOME."""
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+
+
 @functools.cache
 def compose_tool():
     """The `docker compose` of this machine, the newest kind that there is."""
@@ -320,11 +325,15 @@ def compose_tool():
 
 
 @pytest.mark.toolchain
-@pytest.mark.parametrize("profile", IMAGES)
-@pytest.mark.parametrize("files", [("compose.yaml",), ("compose.yaml", "compose.tls.yaml")], ids=lambda f: f[-1])
-def test_compose_itself_reads_it(files, profile, tmp_path):
+@pytest.mark.parametrize("profile, files", [
+    ("cpu", ["compose.yaml", "compose.tls.yaml"]),
+    ("gpu", ["compose.yaml"]),
+    ("gpu", ["compose.yaml", "compose.tls.yaml"]),
+    ("v100", ["compose.yaml"]),
+])
+def test_compose_itself_reads_it(profile, files, tmp_path):
     tool, current = compose_tool()
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TLS_FOLDER": "/tls-of-the-host"}
+    environment = {**bare(), "TLS_FOLDER": "/tls-of-the-host"}
     folder = DOCKER
     if not current:
         # Compose 1.29 does not know the project's name, and nothing else is new to it.
@@ -362,7 +371,7 @@ def test_compose_says_which_setting_of_tls_is_missing(tmp_path):
         tool = [*tool, "--project-directory", tmp_path]
     ran = subprocess.run(
         [*tool, "-f", DOCKER / "compose.tls.yaml", "config"], capture_output=True, text=True, cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        env=bare(),
     )
     assert ran.returncode != 0
     assert "TLS_FOLDER" in ran.stderr and "a folder with tls.crt and tls.key" in ran.stderr, ran.stderr
