@@ -6,6 +6,7 @@ mod common;
 
 mod configuration;
 mod docs;
+mod doctor;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;
