@@ -140,7 +140,7 @@ fn a_machine_without_a_gpu_is_described() {
     assert_eq!(counted, lines.len() as u64);
     if let Some(dir) = openvino_dir() {
         let report = finds("auto", &mut doctor(repository.path(), &[]), 0, &[]);
-        let found = &report["facts"]["openvino"];
+        let (dir, found) = (dir.canonicalize().unwrap(), &report["facts"]["openvino"]);
         assert!(found["path"].as_str().is_some_and(|p| p.starts_with(dir.to_str().unwrap())), "{found}");
         assert_eq!(report["facts"]["models"][0]["name"], "openvino");
     }
@@ -606,7 +606,8 @@ fn health_over_tls_wants_a_certificate_that_it_knows() {
 fn every_finding_is_explained() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");
     let page = std::fs::read_to_string(page).unwrap();
-    let rows: Vec<Vec<&str>> = page
+    let (_, table) = page.split_once("## Findings").expect("it has the table");
+    let rows: Vec<Vec<&str>> = table
         .lines()
         .filter(|l| l.starts_with("| `"))
         .map(|l| l.trim_matches('|').split(" | ").map(str::trim).collect())
@@ -631,21 +632,20 @@ mod on_a_gpu {
     const TENSORRT: &[&str] = &["--backend", "tensorrt"];
     const AUTO: &[&str] = &["--backend", "auto"];
     const RTEN: &[&str] = &["--backend", "rten"];
+    /// Unless a case has another.
+    const A_GPU: &[(&str, &str)] =
+        &[("VISORD_FAKE_CUDA_NAME", "NVIDIA A100-SXM4-40GB"), ("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "8.0")];
     const V100: &[(&str, &str)] = &[
         ("VISORD_FAKE_CUDA_NAME", "Tesla V100-SXM2-32GB"),
         ("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "7.0"),
         ("VISORD_FAKE_NVJPEG_HARDWARE", "0"),
     ];
-    const A100: &[(&str, &str)] = &[
-        ("VISORD_FAKE_CUDA_NAME", "NVIDIA A100-SXM4-40GB"),
-        ("VISORD_FAKE_CUDA_COMPUTE_CAPABILITY", "8.0"),
-        ("VISORD_FAKE_NVJPEG_HARDWARE", "0"),
-        ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility"),
-    ];
+    const WITHOUT_VIDEO: &[(&str, &str)] =
+        &[("VISORD_FAKE_NVJPEG_HARDWARE", "0"), ("NVIDIA_DRIVER_CAPABILITIES", "compute,utility")];
 
     fn on(libraries: &Path, repository: &Repository, flags: &[&str], env: &[(&str, &str)]) -> Command {
         let mut command = doctor(repository.path(), flags);
-        command.env("LD_LIBRARY_PATH", libraries).envs(env.iter().copied());
+        command.env("LD_LIBRARY_PATH", libraries).envs(A_GPU.iter().chain(env).copied());
         command
     }
 
@@ -675,17 +675,8 @@ mod on_a_gpu {
         assert_eq!(tensorrt["flavor"], "TensorRT 11", "{tensorrt}");
         assert_eq!(report["facts"]["nvjpeg"]["gpus"][0]["jpeg_engine"], true);
         assert_eq!(report["facts"]["models"][0]["name"], "tensorrt");
-        assert_eq!(
-            report["counts"]["warn"].as_u64(),
-            Some(
-                report["checks"]
-                    .as_array()
-                    .unwrap()
-                    .iter()
-                    .filter(|c| c["level"] == "warn" && c["subject"] != "tensorrt")
-                    .count() as u64
-            )
-        );
+        let mut checks = report["checks"].as_array().unwrap().iter();
+        assert!(!checks.any(|c| c["id"] == "tensorrt-resources"), "{:#}", report["checks"]);
         let beside: &[Finding] = &[("warn", "tensorrt-resources", &["libnvinfer_builder_resource"])];
         finds("no resources", &mut on(fake::libraries(), &repository, TENSORRT, &[]), 0, beside);
     }
@@ -715,7 +706,7 @@ mod on_a_gpu {
             (
                 "A100 without video",
                 AUTO,
-                A100,
+                WITHOUT_VIDEO,
                 0,
                 &[
                     ("warn", "jpeg-engine-hidden", &["video"]),
@@ -870,7 +861,8 @@ mod on_a_gpu {
         let build = || {
             let mut command = visord();
             command.args(["build", "--model-repository"]).arg(repository.path());
-            let output = command.env("LD_LIBRARY_PATH", fake::libraries()).output().unwrap();
+            command.env("LD_LIBRARY_PATH", fake::libraries()).envs(A_GPU.iter().copied());
+            let output = command.output().unwrap();
             assert!(output.status.success(), "{}", text(&output));
         };
         build();
