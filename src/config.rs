@@ -68,9 +68,7 @@ impl Config {
                 problems.add("command line", flag, port, format!("must differ from {other}"));
             }
         }
-        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
-            problems.add("command line", "--log-level", &args.log_level, e);
-        }
+        args.telemetry.check(problems);
         check_control(&args, problems);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = Duration::from_secs;
@@ -89,6 +87,7 @@ impl Config {
                 request_read_timeout: seconds(args.request_read_timeout_secs),
                 keepalive: seconds(args.sockets.http2_keepalive_secs),
                 shared_memory: args.sockets.shared_memory,
+                console: args.sockets.console,
                 keepalive_timeout: seconds(args.sockets.http2_keepalive_timeout_secs),
             },
             image: Limits { max_image_pixels: args.max_image_pixels },

@@ -263,7 +263,7 @@ fn write_golden(
 }
 
 fn serve(config: Config) -> ExitCode {
-    if let Err(e) = logging::install(config.args.log_format, &config.args.log_level) {
+    if let Err(e) = logging::serve(&config.args.telemetry) {
         eprintln!("error: --log-level: {e}");
         return ExitCode::from(USAGE);
     }
@@ -276,16 +276,19 @@ fn serve(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!(error = %e, "the network threads cannot be started");
+            logging::flush();
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(run(config));
+    if let Err(e) = &ended {
+        tracing::error!("{e}");
+    }
+    logging::flush();
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => exit(0),
-        Err(e) => {
-            tracing::error!("{e}");
-            exit(FAILURE)
-        }
+        Err(_) => exit(FAILURE),
     }
 }
 
@@ -310,6 +313,7 @@ async fn run(config: Config) -> Result<bool, AppError> {
         ended = app.shut_down() => lost.map_or(Ok(ended), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
+            logging::flush();
             exit(INTERRUPTED)
         }
     }

@@ -5,11 +5,14 @@
 mod common;
 
 mod configuration;
+mod console;
 mod docs;
 mod doctor;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;
+#[cfg(feature = "tensorrt")]
+mod gpu_metrics;
 #[cfg(feature = "tensorrt")]
 mod gpu_path;
 mod grpc;
