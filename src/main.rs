@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use visord::app::{App, AppError};
 use visord::backend::Backend;
 use visord::backend::select::Backends;
+use visord::bench::args::BenchArgs;
+use visord::bench::{self, Ending as BenchEnding, Plan};
 use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
 use visord::doctor::args::DoctorArgs;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build(*args, problems),
         Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
         Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
+        Command::Bench(args) => bench(&args, problems),
     }
 }
 
@@ -206,6 +209,26 @@ fn build(_: BuildArgs, _: Problems) -> ExitCode {
         "error: this visord has no TensorRT: build it with the cargo feature `tensorrt`, which is on by default"
     );
     ExitCode::FAILURE
+}
+
+fn bench(args: &BenchArgs, mut problems: Problems) -> ExitCode {
+    let Some(plan) = Plan::resolve(args, &mut problems) else { return refuse(&problems) };
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let measured = async {
+        let mut signals = Signals::new().map_err(|e| e.to_string())?;
+        bench::run(plan, command, async || signals.next().await).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(|e| format!("no runtime: {e}")).and_then(|runtime| runtime.block_on(measured)) {
+        Ok(BenchEnding::Done) => ExitCode::SUCCESS,
+        Ok(BenchEnding::Failed) => ExitCode::from(FAILURE),
+        Ok(BenchEnding::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(BenchEnding::Abandoned) => exit(INTERRUPTED),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(FAILURE)
+        }
+    }
 }
 
 fn describe(version: &RepositoryVersion) {
