@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::doctor::args::DoctorArgs;
 use crate::init::InitArgs;
 use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
@@ -43,6 +44,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
     Check(Box<CheckArgs>),
+    /// Say what was found here: CPU, GPU, libraries, ports, limits, and what to do about each problem
+    Doctor(Box<DoctorArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
     /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
@@ -93,7 +96,7 @@ pub struct CheckArgs {
     pub force: bool,
 }
 
-/// Flags of `serve` and `check`.
+/// Flags of `serve`, `check` and `doctor`.
 #[derive(Debug, Clone, Args)]
 #[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
 pub struct ServeArgs {
@@ -263,6 +266,12 @@ pub struct SocketArgs {
           default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
     pub shared_memory: bool,
 
+    /// Show browsers that open the HTTP port a page with models, live figures and a place to try images. It can do
+    /// what the API can, and no more; turn it off where people should not look
+    #[arg(long, env = "VISORD_CONSOLE", default_value_t = true, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub console: bool,
+
     /// How long such a client may take to answer, seconds, before its connection is closed
     #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -379,13 +388,15 @@ pub fn parse(
     let file = match &cli.command {
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
+        Command::Doctor(args) if args.health.is_some() => &None,
+        Command::Doctor(args) => &args.serve.config,
         Command::Build(args) => &args.config,
         Command::Migrate(_) | Command::Init(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);
     let mut command = Cli::command();
-    for name in ["serve", "check", "build"] {
+    for name in ["serve", "check", "doctor", "build"] {
         command = command.mut_subcommand(name, |mut sub| {
             for (flag, value) in &defaults {
                 if sub.get_arguments().any(|arg| arg.get_id() == flag.as_str()) {

@@ -78,6 +78,7 @@ impl Config {
                 request_read_timeout: seconds(args.request_read_timeout_secs),
                 keepalive: seconds(args.sockets.http2_keepalive_secs),
                 shared_memory: args.sockets.shared_memory,
+                console: args.sockets.console,
                 keepalive_timeout: seconds(args.sockets.http2_keepalive_timeout_secs),
             },
             image: Limits { max_image_pixels: args.max_image_pixels },

@@ -8,6 +8,8 @@ use visord::backend::Backend;
 use visord::backend::select::Backends;
 use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
 use visord::config::Config;
+use visord::doctor::args::DoctorArgs;
+use visord::doctor::health::{self, Unhealthy};
 use visord::model::golden::{GOLDEN_FILE, Golden};
 use visord::model::repository::{RepositoryVersion, read_all};
 use visord::problems::Problems;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => check(*args, problems),
+        Command::Doctor(args) => doctor(*args, problems),
         Command::Build(args) => build(*args, problems),
         Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
         Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
@@ -121,6 +124,24 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
         println!("note     {note}");
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn doctor(args: DoctorArgs, _: Problems) -> ExitCode {
+    let Some(url) = &args.health else {
+        eprintln!("error: give --health URL");
+        return ExitCode::from(USAGE);
+    };
+    match health::check(url, &args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Unhealthy::Usage(why)) => {
+            eprintln!("error: {why}");
+            ExitCode::from(USAGE)
+        }
+        Err(Unhealthy::Answer(why)) => {
+            eprintln!("unhealthy: {why}");
+            ExitCode::from(FAILURE)
+        }
+    }
 }
 
 #[cfg(feature = "tensorrt")]

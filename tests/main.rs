@@ -5,10 +5,13 @@
 mod common;
 
 mod configuration;
+mod console;
 mod docs;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;
+#[cfg(feature = "tensorrt")]
+mod gpu_metrics;
 #[cfg(feature = "tensorrt")]
 mod gpu_path;
 mod grpc;

@@ -3,14 +3,14 @@
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::listener::Surface;
 use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::shared_memory::{self, Peer};
 use super::state::ServerState;
-use super::{documents, logging, openapi, pipeline, plain, repository, v2};
+use super::{console, documents, logging, openapi, pipeline, plain, repository, v2};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::scheduler::registry::{Attempt, VersionState};
 use crate::telemetry::context::Context;
@@ -28,7 +28,8 @@ pub async fn answer(
     let posted = parts.method == Method::POST;
     let models = state.registry.models();
     let is_service = |name: &str| models.values().any(|m| m.config.paddle_service == name);
-    let found = route(path, posted, is_service).filter(|r| allowed_on(*r, surface));
+    let found = route(path, posted, is_service)
+        .filter(|r| allowed_on(*r, surface) && shown(state, *r, &parts.headers));
     let Some(found) = found else {
         state.telemetry.count_error(None, ErrorKind::UnknownPath);
         context.failed(ErrorKind::UnknownPath);
@@ -73,9 +74,16 @@ pub async fn answer(
 
 fn allowed_on(route: Route<'_>, surface: Surface) -> bool {
     match surface {
-        Surface::Http | Surface::Grpc => true,
+        Surface::Http => true,
+        Surface::Grpc => !matches!(route, Route::Console(_)),
         Surface::Metrics => matches!(route, Route::Metrics | Route::Live | Route::Ready),
     }
+}
+
+/// Whether the page is there: not where it is off, and at `/` only for who asks for HTML.
+fn shown(state: &ServerState, route: Route<'_>, headers: &HeaderMap) -> bool {
+    let Route::Console(file) = route else { return true };
+    state.limits.console && (!file.is_empty() || console::wanted(headers))
 }
 
 async fn dispatch(
@@ -103,9 +111,13 @@ async fn dispatch(
         }
         Route::Metrics => {
             state.telemetry.ready.set(f64::from(u8::from(state.ready())));
+            state.telemetry.refresh().await;
             reply(StatusCode::OK, METRICS, state.telemetry.render())
         }
         Route::Openapi => document(&openapi::describe(state)),
+        Route::Console(file) => {
+            console::answer(file, headers).unwrap_or_else(|| reply(StatusCode::NOT_FOUND, JSON, ""))
+        }
         Route::Server => document(&documents::server(state)),
         Route::AllStats => {
             let statistics = documents::statistics(&state.registry, None, None);

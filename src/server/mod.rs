@@ -4,6 +4,7 @@ pub mod activity;
 pub mod base64;
 pub mod body;
 pub mod connection;
+pub mod console;
 pub mod documents;
 pub mod grpc;
 pub mod http;

@@ -32,6 +32,13 @@ pub fn describe(state: &ServerState) -> Value {
     for (rest, route) in REPOSITORY_PATHS {
         paths.insert(format!("/v2/repository/models/{{model}}/{rest}"), repository_path(route));
     }
+    if state.limits.console {
+        let page = json!({
+            "summary": "A page for people, its files below /console/; who does not ask for HTML gets 404",
+            "responses": { "200": { "description": "OK", "content": { "text/html": {} } } },
+        });
+        paths.insert("/".to_owned(), json!({ "get": page }));
+    }
     for model in models.values().filter(|m| !m.config.paddle_service.is_empty()) {
         let path = format!("/{}/prediction", model.config.paddle_service);
         paths.insert(path, json!({ "post": paddle(&model.config.name) }));
@@ -73,9 +80,11 @@ fn fixed(route: Route<'_>) -> Value {
         Route::Server => ("Server metadata", "application/json", false),
         Route::AllStats => ("Statistics of every model", "application/json", false),
         Route::Logging => ("Settings of the log", "application/json", false),
-        Route::Model(..) | Route::Repository(..) | Route::Paddle(_) | Route::SharedMemory(..) => {
-            ("", "application/json", false)
-        }
+        Route::Model(..)
+        | Route::Repository(..)
+        | Route::Paddle(_)
+        | Route::SharedMemory(..)
+        | Route::Console(_) => ("", "application/json", false),
     };
     let mut responses = json!({ "200": { "description": "OK", "content": { kind: {} } } });
     if unready {
@@ -230,6 +239,7 @@ fn inference_responses(content: Value) -> Value {
 fn paddle(model: &str) -> Value {
     json!({
         "summary": format!("PaddleServing's pipeline protocol, answered by {model}; application errors come as err_no with 200"),
+        "x-visord-model": model,
         "requestBody": { "required": true, "content": {
             "application/json": { "schema": { "$ref": "#/components/schemas/PaddleRequest" } },
         } },

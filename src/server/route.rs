@@ -11,6 +11,8 @@ pub enum Route<'p> {
     Metrics,
     /// The API's description.
     Openapi,
+    /// A file of the page at `/`; "" is the page itself.
+    Console(&'p str),
     /// Server metadata.
     Server,
     /// Statistics of every model.
@@ -87,6 +89,7 @@ impl Route<'_> {
             | Self::Ready
             | Self::Metrics
             | Self::Openapi
+            | Self::Console(_)
             | Self::Server
             | Self::AllStats
             | Self::SharedMemory(SharedMemoryRoute::Status, _)
@@ -146,6 +149,8 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
     let below = |rest: &str| MODEL_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     let change = |rest: &str| REPOSITORY_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     match segments[..count] {
+        [""] => Some(Route::Console("")),
+        ["console", file] if !file.is_empty() && super::console::has(file) => Some(Route::Console(file)),
         ["v2", "repository", "index"] => Some(Route::Repository(RepositoryRoute::Index, "", None)),
         ["v2", "repository", "models", model, rest] => Some(Route::Repository(change(rest)?, model, None)),
         ["v2", "repository", repository, "index"] => {
@@ -242,7 +247,12 @@ mod tests {
             ("/A/prediction/more", None),
             ("/A/", None),
             ("//prediction", None),
-            ("/", None),
+            ("/", Some(Route::Console(""))),
+            ("/console/app.js", Some(Route::Console("app.js"))),
+            ("/console/", None),
+            ("/console", None),
+            ("/console/mod.rs", None),
+            ("/console/x/app.js", None),
             ("*", None),
             ("/a/b/c/d/e/f/g/h/i", None),
         ];

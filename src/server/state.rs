@@ -38,6 +38,8 @@ pub struct HttpLimits {
     pub keepalive_timeout: Duration,
     /// Whether clients of this host may leave tensors in shared memory.
     pub shared_memory: bool,
+    /// Whether browsers get the page at `/`.
+    pub console: bool,
 }
 
 /// Shared by all connections of a server.

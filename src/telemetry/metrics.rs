@@ -13,6 +13,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use super::logging;
 use super::meter::{BusyClock, Meter};
 use super::names::{self, Kind};
+#[cfg(feature = "tensorrt")]
+use super::nvml::GpuWatch;
 use crate::error::ErrorKind;
 
 static METADATA: Metadata<'static> = Metadata::new("visord", Level::INFO, Some("visord"));
@@ -59,6 +61,8 @@ pub struct Telemetry {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     process: Arc<metrics_process::Collector>,
+    #[cfg(feature = "tensorrt")]
+    gpus: Arc<std::sync::OnceLock<GpuWatch>>,
     triton: bool,
     summary: bool,
     log_dropped: Counter,
@@ -131,6 +135,8 @@ impl Telemetry {
             recorder: Arc::new(recorder),
             handle,
             process: Arc::new(process),
+            #[cfg(feature = "tensorrt")]
+            gpus: Arc::default(),
             triton,
             summary: false,
             log_dropped,
@@ -157,7 +163,27 @@ impl Telemetry {
         if let Some(logging) = logging::logging() {
             logging.count_dropped(&self.log_dropped);
         }
-        self.handle.render()
+        #[allow(unused_mut, reason = "without the GPU path nothing is added")]
+        let mut text = self.handle.render();
+        #[cfg(feature = "tensorrt")]
+        if let Some(gpus) = self.gpus.get() {
+            gpus.render(&mut text);
+        }
+        text
+    }
+
+    /// Shows NVML's numbers of `gpus` from now on.
+    #[cfg(feature = "tensorrt")]
+    pub fn watch_gpus(&self, gpus: &[crate::gpu::probe::GpuInfo]) {
+        self.gpus.get_or_init(|| GpuWatch::start(gpus.to_vec()));
+    }
+
+    /// To be called before [`Self::render`] answers a scrape; waits half a second at most, and for nothing without a GPU.
+    pub async fn refresh(&self) {
+        #[cfg(feature = "tensorrt")]
+        if let Some(gpus) = self.gpus.get() {
+            gpus.refresh().await;
+        }
     }
 
     /// Folds recorded histogram samples into their buckets; to be called every few seconds, since samples

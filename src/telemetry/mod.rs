@@ -10,6 +10,8 @@ pub mod logging;
 pub mod meter;
 pub mod metrics;
 pub mod names;
+#[cfg(feature = "tensorrt")]
+pub mod nvml;
 pub mod plans;
 pub mod spans;
 pub mod summary;
