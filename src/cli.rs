@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::doctor::args::DoctorArgs;
 use crate::init::InitArgs;
 use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
+use crate::telemetry::args::TelemetryArgs;
 use crate::telemetry::logging::LogFormat;
 
 /// The command line.
@@ -42,6 +44,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
     Check(Box<CheckArgs>),
+    /// Say what was found here: CPU, GPU, libraries, ports, limits, and what to do about each problem
+    Doctor(Box<DoctorArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
     /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
@@ -92,7 +96,7 @@ pub struct CheckArgs {
     pub force: bool,
 }
 
-/// Flags of `serve` and `check`.
+/// Flags of `serve`, `check` and `doctor`.
 #[derive(Debug, Clone, Args)]
 #[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
 pub struct ServeArgs {
@@ -159,13 +163,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub plans: PlanArgs,
 
-    /// Form of log lines, on standard error
-    #[arg(long, env = "VISORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// Log level, or a filter such as visord=debug,hyper=warn
-    #[arg(long, env = "VISORD_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
-    pub log_level: String,
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Largest request body, bytes, as sent and after inflation
     #[arg(long, env = "VISORD_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 67_108_864,
@@ -388,13 +388,15 @@ pub fn parse(
     let file = match &cli.command {
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
+        Command::Doctor(args) if args.health.is_some() => &None,
+        Command::Doctor(args) => &args.serve.config,
         Command::Build(args) => &args.config,
         Command::Migrate(_) | Command::Init(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);
     let mut command = Cli::command();
-    for name in ["serve", "check", "build"] {
+    for name in ["serve", "check", "doctor", "build"] {
         command = command.mut_subcommand(name, |mut sub| {
             for (flag, value) in &defaults {
                 if sub.get_arguments().any(|arg| arg.get_id() == flag.as_str()) {
@@ -418,11 +420,11 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
             && serve.get_arguments().any(|a| a.get_long().is_some() && a.get_id() == key.as_str());
         let text = match value {
             Value::String(s) => Some(s.clone()),
-            Value::Integer(_) | Value::Boolean(_) => Some(value.to_string()),
-            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.to_string()),
+            Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
         let Some(text) = text else {
-            problems.add(file.display(), key, "", "must be a string, an integer, true or false");
+            problems.add(file.display(), key, "", "must be a string, a number, true or false");
             continue;
         };
         if !known {

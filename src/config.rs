@@ -59,9 +59,7 @@ impl Config {
                 problems.add("command line", flag, port, format!("must differ from {other}"));
             }
         }
-        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
-            problems.add("command line", "--log-level", &args.log_level, e);
-        }
+        args.telemetry.check(problems);
         check_control(&args, problems);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = Duration::from_secs;

@@ -8,6 +8,8 @@ use visord::backend::Backend;
 use visord::backend::select::Backends;
 use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
 use visord::config::Config;
+use visord::doctor::args::DoctorArgs;
+use visord::doctor::health::{self, Unhealthy};
 use visord::model::golden::{GOLDEN_FILE, Golden};
 use visord::model::repository::{RepositoryVersion, read_all};
 use visord::problems::Problems;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => check(*args, problems),
+        Command::Doctor(args) => doctor(*args, problems),
         Command::Build(args) => build(*args, problems),
         Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
         Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
@@ -121,6 +124,24 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
         println!("note     {note}");
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn doctor(args: DoctorArgs, _: Problems) -> ExitCode {
+    let Some(url) = &args.health else {
+        eprintln!("error: give --health URL");
+        return ExitCode::from(USAGE);
+    };
+    match health::check(url, &args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Unhealthy::Usage(why)) => {
+            eprintln!("error: {why}");
+            ExitCode::from(USAGE)
+        }
+        Err(Unhealthy::Answer(why)) => {
+            eprintln!("unhealthy: {why}");
+            ExitCode::from(FAILURE)
+        }
+    }
 }
 
 #[cfg(feature = "tensorrt")]
@@ -234,7 +255,7 @@ fn write_golden(
 }
 
 fn serve(config: Config) -> ExitCode {
-    if let Err(e) = logging::install(config.args.log_format, &config.args.log_level) {
+    if let Err(e) = logging::serve(&config.args.telemetry) {
         eprintln!("error: --log-level: {e}");
         return ExitCode::from(USAGE);
     }
@@ -247,16 +268,19 @@ fn serve(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!(error = %e, "the network threads cannot be started");
+            logging::flush();
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(run(config));
+    if let Err(e) = &ended {
+        tracing::error!("{e}");
+    }
+    logging::flush();
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => exit(0),
-        Err(e) => {
-            tracing::error!("{e}");
-            exit(FAILURE)
-        }
+        Err(_) => exit(FAILURE),
     }
 }
 
@@ -281,6 +305,7 @@ async fn run(config: Config) -> Result<bool, AppError> {
         ended = app.shut_down() => lost.map_or(Ok(ended), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
+            logging::flush();
             exit(INTERRUPTED)
         }
     }

@@ -11,6 +11,8 @@ mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;
 #[cfg(feature = "tensorrt")]
+mod gpu_metrics;
+#[cfg(feature = "tensorrt")]
 mod gpu_path;
 mod grpc;
 mod hostile_bytes;

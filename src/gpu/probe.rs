@@ -41,6 +41,8 @@ pub struct GpuInfo {
     pub compute_capability: (u32, u32),
     /// Memory of the device, bytes.
     pub total_bytes: usize,
+    /// What the driver knows it by, whatever `CUDA_VISIBLE_DEVICES` says; of the instance with MIG.
+    pub uuid: Option<[u8; 16]>,
 }
 
 impl fmt::Display for GpuInfo {
@@ -125,6 +127,7 @@ type CuDeviceGet = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
 type CuDeviceGetName = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
 type CuDeviceGetAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
 type CuDeviceTotalMem = unsafe extern "C" fn(*mut usize, c_int) -> c_int;
+type CuDeviceGetUuid = unsafe extern "C" fn(*mut [u8; 16], c_int) -> c_int;
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
@@ -221,7 +224,16 @@ impl Driver {
         // SAFETY: writes one size_t.
         Self::call("cuDeviceTotalMem", unsafe { total_mem(&raw mut total_bytes, device) })?;
         let [major, minor] = capability.map(|v| u32::try_from(v).unwrap_or(0));
-        Ok(GpuInfo { ordinal, name, compute_capability: (major, minor), total_bytes })
+        let uuid = self.uuid(device).ok();
+        Ok(GpuInfo { ordinal, name, compute_capability: (major, minor), total_bytes, uuid })
+    }
+
+    fn uuid(&self, device: c_int) -> Result<[u8; 16], ProbeError> {
+        let get: CuDeviceGetUuid = self.symbol(c"cuDeviceGetUuid_v2")?;
+        let mut uuid = [0; 16];
+        // SAFETY: writes a CUuuid, 16 bytes.
+        Self::call("cuDeviceGetUuid", unsafe { get(&raw mut uuid, device) })?;
+        Ok(uuid)
     }
 }
 

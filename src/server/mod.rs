@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod http;
 pub mod infer;
 pub mod listener;
+pub mod logging;
 pub mod multipart;
 pub mod npy;
 pub mod numpy;

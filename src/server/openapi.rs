@@ -12,7 +12,11 @@ pub fn describe(state: &ServerState) -> Value {
     let names: Vec<&str> = models.keys().map(String::as_str).collect();
     let mut paths = serde_json::Map::new();
     for (path, route) in FIXED_PATHS {
-        paths.insert(path.to_owned(), json!({ "get": fixed(route) }));
+        let mut verbs = json!({ "get": fixed(route) });
+        if route == Route::Logging {
+            verbs["post"] = change_logging();
+        }
+        paths.insert(path.to_owned(), verbs);
     }
     for (rest, route) in MODEL_PATHS {
         let rest = if rest.is_empty() { String::new() } else { format!("/{rest}") };
@@ -75,6 +79,7 @@ fn fixed(route: Route<'_>) -> Value {
         Route::Openapi => ("This document", "application/json", false),
         Route::Server => ("Server metadata", "application/json", false),
         Route::AllStats => ("Statistics of every model", "application/json", false),
+        Route::Logging => ("Settings of the log", "application/json", false),
         Route::Model(..)
         | Route::Repository(..)
         | Route::Paddle(_)
@@ -86,6 +91,26 @@ fn fixed(route: Route<'_>) -> Value {
         responses["503"] = error_response("Not ready, and why");
     }
     json!({ "summary": summary, "responses": responses })
+}
+
+fn change_logging() -> Value {
+    json!({
+        "summary": "Changes settings of the log; with --log-control",
+        "requestBody": { "required": true, "content": { "application/json": { "schema": {
+            "type": "object",
+            "properties": {
+                "log_level": { "type": "string" },
+                "log_error": { "type": "boolean" }, "log_warning": { "type": "boolean" },
+                "log_info": { "type": "boolean" },
+                "log_verbose_level": { "type": "integer", "minimum": 0 },
+            },
+        } } } },
+        "responses": {
+            "200": { "description": "The settings as they are now", "content": { "application/json": {} } },
+            "400": error_response("A setting that is unknown, or whose value is not taken"),
+            "403": error_response("The server was not started with --log-control"),
+        },
+    })
 }
 
 fn error_response(description: &str) -> Value {

@@ -17,6 +17,8 @@ pub enum Route<'p> {
     Server,
     /// Statistics of every model.
     AllStats,
+    /// Settings of the log.
+    Logging,
     /// Triton's system shared memory: one region, or all of them.
     SharedMemory(SharedMemoryRoute, Option<&'p str>),
     /// Something about one model.
@@ -70,12 +72,15 @@ pub enum ModelRoute {
 pub const GET: &str = "GET, HEAD";
 /// `POST`: what inference answers to.
 pub const POST: &str = "POST";
+/// What can be read and changed.
+pub const BOTH: &str = "GET, HEAD, POST";
 
 impl Route<'_> {
     /// The verbs of the path, as `Allow` lists them.
     #[must_use]
     pub const fn verbs(self) -> &'static str {
         match self {
+            Self::Logging => BOTH,
             Self::Paddle(_)
             | Self::Repository(..)
             | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..)
@@ -111,11 +116,12 @@ pub const REPOSITORY_PATHS: [(&str, RepositoryRoute); 2] =
 
 /// Every fixed path. The aliases are those that Kubernetes users expect: `livez` and `healthz` ask whether the
 /// process lives, `readyz` and `health` whether it should get traffic.
-pub const FIXED_PATHS: [(&str, Route<'static>); 12] = [
+pub const FIXED_PATHS: [(&str, Route<'static>); 13] = [
     ("/v2", Route::Server),
     ("/v2/health/live", Route::Live),
     ("/v2/health/ready", Route::Ready),
     ("/v2/models/stats", Route::AllStats),
+    ("/v2/logging", Route::Logging),
     ("/metrics", Route::Metrics),
     ("/openapi.json", Route::Openapi),
     ("/livez", Route::Live),

@@ -81,6 +81,7 @@ impl TensorRt {
         for gpu in &found.unusable {
             tracing::warn!("not used: {gpu}");
         }
+        telemetry.watch_gpus(&found.devices);
         let (library, findings) = Library::find(options.dir.as_deref());
         let Some(library) = library else {
             let findings: Vec<String> = findings
