@@ -15,7 +15,7 @@ use super::access;
 use super::args::TelemetryArgs;
 
 /// Lines that wait to be written, at most; beyond, lines are dropped and counted.
-const QUEUE_LINES: usize = 16_384;
+const QUEUE_LINES: usize = 8_192;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
