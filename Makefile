@@ -149,7 +149,7 @@ golden: ## Writes tests/golden again with OpenCV and ONNX Runtime, and shows wha
 	@git --no-pager diff --stat -- tests/golden
 
 .PHONY: bench
-bench: build ## Load runs with wrk, beside other servers (ARGS="--peer NAME=URL=BODY")
+bench: build ## Load runs of visord bench, beside other servers (ARGS="--peer NAME=URL=BODY")
 	@$(openvino); scripts/bench-peers --visord "$(TARGET)/release/visord" $(ARGS)
 
 PROFILE ?= release
