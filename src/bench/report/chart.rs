@@ -155,7 +155,7 @@ impl<'a> Chart<'a> {
         );
     }
 
-    /// A dot with words beside it.
+    /// A dot, with words above it where there are any; `hint` shows where a pointer rests.
     pub fn dot(&mut self, point: [f64; 2], colour: usize, words: &str, hint: &str) {
         let [x, y] = self.at(point);
         let _ = writeln!(
@@ -164,7 +164,9 @@ impl<'a> Chart<'a> {
             colour % COLOURS,
             escaped(hint)
         );
-        text(self.out, [x, y - 9.0], "small", "middle", words);
+        if !words.is_empty() {
+            text(self.out, [x, y - 9.0], "small", "middle", words);
+        }
     }
 
     /// Names of lines, below the title, to the right.

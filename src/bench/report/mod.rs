@@ -280,7 +280,9 @@ fn sweep(out: &mut String, runs: &[Summary], place: [f64; 4]) {
         for (run, point) in runs.iter().zip(points) {
             let hint =
                 format!("{}: {} requests/s, {name} {} ms", run.name, figure(point[0]), figure(point[1]));
-            chart.dot(point, colour, &run.connections.to_string(), &hint);
+            // Once is enough: the median's dot is below it.
+            let words = if colour + 1 == of.len() { run.connections.to_string() } else { String::new() };
+            chart.dot(point, colour, &words, &hint);
         }
     }
     let names: Vec<_> = of.iter().enumerate().map(|(i, (name, _))| ((*name).to_owned(), i, false)).collect();
