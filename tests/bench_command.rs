@@ -315,7 +315,9 @@ fn each_way_to_fail_has_its_name_and_is_bounded() {
         Fake::start(move |_, stream| stream.write_all(bytes).is_ok() && goes_on)
     };
     let error = b"HTTP/1.1 500 Oops\r\nContent-Length: 18\r\n\r\nthe disk is broken";
-    let cases: [(&str, Fake, &[&str], &[&str], &str); 9] = [
+    // What, by whom, flags, the kinds it may be counted as, words.
+    type Case<'a> = (&'a str, Fake, &'a [&'a str], &'a [&'a str], &'a str);
+    let cases: [Case<'_>; 9] = [
         ("an error", failing(error, true), &[], &["status"], "the disk is broken"),
         ("an end", failing(b"", false), &[], &["closed"], ""),
         (

@@ -281,7 +281,7 @@ fn sweep(out: &mut String, runs: &[Summary], place: [f64; 4]) {
             let hint =
                 format!("{}: {} requests/s, {name} {} ms", run.name, figure(point[0]), figure(point[1]));
             // Once is enough: the median's dot is below it.
-            let words = if colour + 1 == of.len() { run.connections.to_string() } else { String::new() };
+            let words = if colour > 0 { run.connections.to_string() } else { String::new() };
             chart.dot(point, colour, &words, &hint);
         }
     }
