@@ -118,6 +118,7 @@ client-pytest = VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" 
 .PHONY: client-tools
 client-tools: preflight paddle-clients
 	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
+	@scripts/venv "$(TARGET)/docker-tools" tests/clients/docker-requirements.txt
 	@# As the Rust tests have it already: `cargo build` alone would compile it, and what it needs, once more.
 	@echo "==> the daemon, as the Rust tests build it"
 	@cargo test --locked --no-run --test integration

@@ -5,7 +5,9 @@
 mod common;
 
 mod configuration;
+mod console;
 mod docs;
+mod doctor;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;

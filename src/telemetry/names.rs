@@ -67,6 +67,12 @@ pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
 pub const REGIONS: &str = "visord_shared_memory_regions";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
+/// Lines of the log that nobody read in time.
+pub const LOG_LINES_DROPPED: &str = "visord_log_lines_dropped_total";
+/// Spans that the collector took.
+pub const TRACE_SPANS_EXPORTED: &str = "visord_trace_spans_exported_total";
+/// Spans that were lost, by `reason`.
+pub const TRACE_SPANS_DROPPED: &str = "visord_trace_spans_dropped_total";
 /// Plans that were asked of the plan cache, by `outcome`.
 pub const PLAN_CACHE: &str = "visord_plan_cache_total";
 /// How long the latest build of a plan took, by `model` and `version`.
@@ -191,6 +197,9 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
     (REGIONS, Kind::Gauge, "Regions of shared memory that clients have registered."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
+    (LOG_LINES_DROPPED, Kind::Counter, "Lines of the log that were dropped because nobody read them."),
+    (TRACE_SPANS_EXPORTED, Kind::Counter, "Spans of traces that the collector took."),
+    (TRACE_SPANS_DROPPED, Kind::Counter, "Spans of traces that were dropped, by reason."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
     (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
