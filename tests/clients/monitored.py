@@ -132,7 +132,7 @@ class GpuDaemon(TlsDaemon):
 
 def fake_libraries():
     """As the Rust tests build them, in the same place."""
-    folder = ROOT / "target" / "tmp" / "fake"
+    folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "tmp" / "fake"
     ran = subprocess.run([ROOT / "tests" / "fake" / "build", folder], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder
