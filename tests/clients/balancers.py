@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import pathlib
 import re
@@ -138,7 +139,7 @@ class HAProxy(Balancer):
     def command(self):
         # A socket's path may have 107 bytes, and pytest's folders are long.
         self.socket = pathlib.Path(f"/tmp/visord-{os.getpid()}-{self.http_port}.sock")
-        changes = [*((p, i) for p, i in self.servers() if not (p.endswith(":8001"))),
+        changes = [*self.servers(),
                    ("/run/haproxy/visord.sock", str(self.socket)),
                    ("bind :8000", f"bind 127.0.0.1:{self.http_port}"), ("bind :8001", f"bind 127.0.0.1:{self.grpc_port}")]
         path = self.folder / "haproxy.cfg"
@@ -207,6 +208,27 @@ class Nginx(Balancer):
         return 2 * (int(seconds / 2) + 1)
 
 
+def by_http(balancer, session, padding=0):
+    """The network's output, by HTTP; `padding` makes the body so many bytes larger."""
+    body = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": VALUES.ravel().tolist()}]}
+    url = f"http://127.0.0.1:{balancer.http_port}/v2/models/{NAME}/infer"
+    answer = session.post(url, json.dumps(body) + " " * padding, headers={"Content-Type": "application/json"}, timeout=60)
+    assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
+    return np.array(answer.json()["outputs"][0]["data"], np.float32)
+
+
+def tensor():
+    made = triton.InferInput("x", [1, 64], "FP32")
+    made.set_data_from_numpy(VALUES)
+    return made
+
+
+def by_grpc(client, padding=0):
+    """The network's output, by gRPC; `padding` makes the message so many bytes larger."""
+    parameters = {"padding": "x" * padding} if padding else None
+    return client.infer(NAME, [tensor()], client_timeout=60, parameters=parameters).as_numpy("y").ravel()
+
+
 class Load:
     """Clients that send one request after another through a balancer, until the end of `with`."""
 
@@ -224,7 +246,7 @@ class Load:
     def __enter__(self):
         # What is right, by the first answer: all daemons run the same network on the same machine.
         self.right = None
-        self.right = self.by_http(requests.Session())
+        self.right = by_http(self.balancer, requests.Session())
         kinds = ["http"] * self.HTTP + ["grpc"] * self.GRPC
         self.threads = [threading.Thread(target=self.run, args=(kind, at)) for at, kind in enumerate(kinds)]
         [thread.start() for thread in self.threads]
@@ -234,25 +256,13 @@ class Load:
         self.over.set()
         [thread.join() for thread in self.threads]
 
-    def by_http(self, session):
-        body = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": VALUES.ravel().tolist()}]}
-        url = f"http://127.0.0.1:{self.balancer.http_port}/v2/models/{NAME}/infer"
-        answer = session.post(url, json=body, timeout=60)
-        assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
-        return np.array(answer.json()["outputs"][0]["data"], np.float32)
-
-    def by_grpc(self, client):
-        tensor = triton.InferInput("x", [1, 64], "FP32")
-        tensor.set_data_from_numpy(VALUES)
-        return client.infer(NAME, [tensor], client_timeout=60).as_numpy("y").ravel()
-
     def run(self, kind, at):
         if kind == "http":
             session = requests.Session()
-            call = lambda: self.by_http(session)  # noqa: E731
+            call = lambda: by_http(self.balancer, session)  # noqa: E731
         else:
             client = triton.InferenceServerClient(f"127.0.0.1:{self.balancer.grpc_port}")
-            call = lambda: self.by_grpc(client)  # noqa: E731
+            call = lambda: by_grpc(client)  # noqa: E731
         while not self.over.is_set():
             started = time.monotonic()
             with self.lock:
@@ -280,6 +290,16 @@ class Load:
         now = time.monotonic()
         with self.lock:
             return [kind for kind, started in self.waits.values() if now - started > seconds]
+
+    def await_earlier(self):
+        """Waits until every request that was sent before now has its answer."""
+        now = time.monotonic()
+
+        def answered():
+            with self.lock:
+                return all(started > now for _, started in self.waits.values())
+
+        wait_for("answers to what was sent before", answered)
 
     def await_more(self, count=50):
         """Waits until so many more were answered, in each protocol."""

@@ -206,6 +206,17 @@ def test_images_and_resources(overlay):
     assert overlay != "cpu" or limits == requests, "threads are as many as the CPU limit allows"
 
 
+@every_overlay
+def test_the_image_is_what_the_pod_expects(overlay):
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+    (stage,) = re.findall(rf"^FROM \S+ AS {overlay}\n(.*?)(?=^FROM |\Z)", text, re.M | re.S)
+    spec = deployment(rendered(overlay))["spec"]["template"]["spec"]
+    assert 'ENTRYPOINT ["visord"]' in stage and "command" not in container(rendered(overlay))
+    user = spec["securityContext"]
+    assert f"USER {user['runAsUser']}:{user['runAsGroup']}" in stage
+    assert re.search(r"^EXPOSE (.*)", stage, re.M)[1].split() == [str(p) for p in ports(rendered(overlay)).values()]
+
+
 def test_autoscalers_ask_for_metrics_that_there_are():
     (scaled,) = of_kind(rendered("autoscaling-keda"), "ScaledObject")
     queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]

@@ -24,6 +24,8 @@ let signature = "";
 let connected = null;
 let restarts = 0;
 let failures = 0;
+let why = "";
+let samples = 0;
 let timer = 0;
 let busy = false;
 
@@ -94,7 +96,11 @@ async function state(scrape, clock) {
   setText(byId("uptime"), Number.isFinite(up) ? `up ${age(Math.max(0, up))}` : "");
   models.show(models.rows(entries, history.catalog, scrape, (model, version) => history.version(model, version)));
   say(ready ? "good" : "busy", ready ? "Ready" : "Not ready");
-  setText(byId("why"), ready ? "" : await client.whyNotReady());
+  // Browsers log every 503: it is not asked for each second.
+  if (ready) why = "";
+  else if (why === "" || samples % 3 === 0) why = await client.whyNotReady();
+  samples += 1;
+  setText(byId("why"), why);
   if (connected === false) announce(restarts > 0 ? "Connected again: the daemon was restarted, and counts from zero." : "Connected again.");
   else if (restarts > 0 && connected) announce("The daemon was restarted, and counts from zero.");
   restarts = 0;

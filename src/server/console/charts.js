@@ -80,7 +80,7 @@ function area(points, x, y, floor) {
 /** Lines over time, each named at its end. `series` are `{ key, name, fill }`; their colours go by place. `least` keeps
     the scale from jumping where there is next to nothing. */
 export class LineChart extends Picture {
-  constructor(host, { title, series, format, least = 0, height = 190 }) {
+  constructor(host, { title, series, format, least = 0, height = 172 }) {
     super(host, height);
     Object.assign(this, { title, series, format, least });
   }
@@ -196,7 +196,7 @@ const ROW = 34;
 
 /** Batch sizes: a column for each second, a row for each bucket, darker where more batches were; shares at the right. */
 export class Heatmap extends Picture {
-  constructor(host, { title, height = 190 }) {
+  constructor(host, { title, height = 172 }) {
     super(host, height);
     this.title = title;
   }

@@ -24,6 +24,12 @@ class Slot {
     this.input.addEventListener("change", () => {
       if (this.input.files.length > 0) this.changed(this, [...this.input.files]);
     });
+    // Browsers open the choice of files by Space alone; it looks like a button, which Enter works too.
+    this.input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault();
+      this.input.click();
+    });
     this.clearer.addEventListener("click", () => {
       this.put(null);
       this.changed(this, []);
@@ -114,6 +120,7 @@ export class TryIt {
       this.model = { model, version, inputs: described.inputs, input: described.inputs.find((i) => i.datatype === "BYTES")?.name ?? null };
       setText(byId("try-hint"), this.model.input ? "" : "This model takes tensors, not images. The lines below show how to send them.");
       this.lines();
+      this.enable();
       if (another) {
         this.answers = null;
         this.show();
@@ -131,14 +138,15 @@ export class TryIt {
     else if (files.length === 1) slot.put(files[0]);
     this.answers = null;
     this.lines();
+    this.enable();
     if (this.slots.some((each) => each.file)) this.infer();
     else this.show();
   }
 
   lines() {
     if (!this.model) return;
-    const { file } = this.slots.find((slot) => slot.file) ?? {};
     const { model, version, input, inputs } = this.model;
+    const { file } = this.slots.find((slot) => slot.file) ?? {};
     const type = file?.type.startsWith("image/") ? file.type : "";
     const { origin, host, hostname } = window.location;
     const name = hostname.includes(":") ? hostname : host.split(":")[0];
@@ -152,7 +160,7 @@ export class TryIt {
   async infer() {
     const { model } = this;
     const filled = this.slots.filter((slot) => slot.file);
-    byId("try-run").disabled = filled.length === 0 || !model?.input;
+    this.enable();
     if (!model?.input || filled.length === 0) return;
     const run = (this.run += 1);
     byId("results").setAttribute("aria-busy", "true");
@@ -162,6 +170,10 @@ export class TryIt {
     byId("results").removeAttribute("aria-busy");
     this.answers = answers;
     this.show();
+  }
+
+  enable() {
+    byId("try-run").disabled = !this.model?.input || this.slots.every((slot) => !slot.file);
   }
 
   async one(slot, model) {
