@@ -118,6 +118,7 @@ client-pytest = VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" 
 .PHONY: client-tools
 client-tools: preflight paddle-clients
 	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
+	@scripts/venv "$(TARGET)/docker-tools" tests/clients/docker-requirements.txt
 	@# As the Rust tests have it already: `cargo build` alone would compile it, and what it needs, once more.
 	@echo "==> the daemon, as the Rust tests build it"
 	@cargo test --locked --no-run --test integration
@@ -129,7 +130,7 @@ test-clients: client-tools ## Real clients against the running daemon (PYTEST="-
 	@echo "test-clients: passed"
 
 .PHONY: test-languages
-test-languages: client-tools ## Clients in C++, Java and Node, as far as their tools are installed
+test-languages: client-tools ## Clients in C++, Java and Node, and Prometheus, as far as they are installed
 	@echo "==> pytest tests/clients, those that need other toolchains"
 	@$(openvino); $(client-pytest) -m toolchain -v
 	@echo "test-languages: passed, but for what is NOT TESTED above"

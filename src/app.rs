@@ -11,11 +11,15 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::repository::{NotServed, Started};
 use crate::scheduler::registry::{Failure, Registry};
+use crate::scheduler::served::ServedModel;
 use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::server::tls::Tls;
+use crate::telemetry::context::Observer;
 use crate::telemetry::metrics::Telemetry;
+use crate::telemetry::summary::{Serving, Summary};
 use crate::telemetry::tls::TlsMetrics;
+use crate::telemetry::trace::{Exporting, Tracer};
 
 /// Samples of histograms are folded into buckets this often.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -83,6 +87,8 @@ pub struct App {
     stop: watch::Sender<bool>,
     listeners: Vec<JoinHandle<()>>,
     upkeep: JoinHandle<()>,
+    summary: Option<JoinHandle<()>>,
+    exporting: Option<Exporting>,
     started: Started,
 }
 
@@ -95,9 +101,23 @@ impl App {
         let (http_listener, http) = listen(config.http, "--http-port").await?;
         let (grpc_listener, grpc) = listen(config.grpc, "--grpc-port").await?;
         let (metrics_listener, metrics) = listen(config.metrics, "--metrics-port").await?;
-        let telemetry = Telemetry::new(config.args.triton_metrics);
+        let told = &config.args.telemetry;
+        let interval = Duration::from_secs(told.summary_interval_secs);
+        let telemetry = Telemetry::new(config.args.triton_metrics).summarizing(!interval.is_zero());
+        let traces = Tracer::start(told, &telemetry);
+        let traces = traces.map_err(|source| AppError::Process { what: "--otlp-endpoint", source })?;
+        let (tracer, exporting) = traces.unzip();
+        let observer = Observer { access_log: told.access_log, tracer };
         let registry = Arc::new(Registry::default());
-        let state = Arc::new(ServerState::new(registry, telemetry.clone(), config.limits, config.paddle));
+        let state = ServerState::new(
+            registry,
+            telemetry.clone(),
+            observer,
+            told.log_control,
+            config.limits,
+            config.paddle,
+        );
+        let state = Arc::new(state);
         let started = state.repository.start(&config, &telemetry);
         let started = started.map_err(|source| AppError::Process { what: "starting the loader", source })?;
         let (stop, stopped) = watch::channel(false);
@@ -123,7 +143,9 @@ impl App {
                 telemetry.upkeep();
             }
         });
-        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, started })
+        let summary =
+            (!interval.is_zero()).then(|| tokio::spawn(Summary::run(serving(&state.registry), interval)));
+        Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, summary, exporting, started })
     }
 
     /// Waits until every model that was asked for at start has been tried.
@@ -181,6 +203,9 @@ impl App {
             }
         }
         self.upkeep.abort();
+        if let Some(summary) = self.summary {
+            summary.abort();
+        }
         // A plan that is being built is given up at TensorRT's next step, and leaves no file behind.
         let loaded = tokio::time::timeout_at(deadline, &mut self.started.ended).await.is_ok();
         if !loaded {
@@ -194,9 +219,20 @@ impl App {
         if !stopped {
             tracing::error!("an instance did not stop within --exit-timeout-secs; it is left behind");
         }
+        if let Some(exporting) = self.exporting {
+            // Spans of the last requests get the same moment.
+            exporting.shut_down(deadline.max(tokio::time::Instant::now() + STOP_GRACE)).await;
+        }
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "stopped");
         loaded && stopped
     }
+}
+
+/// The versions that serve, for the summary line.
+fn serving(registry: &Arc<Registry>) -> impl Fn() -> Vec<Serving> + use<> {
+    let registry = Arc::clone(registry);
+    let entry = |s: &Arc<ServedModel>| (s.config.name.clone(), s.version, Arc::clone(&s.metrics));
+    move || registry.served().iter().map(entry).collect()
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), AppError> {

@@ -9,10 +9,12 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
 use crate::bench::args::BenchArgs;
+use crate::doctor::args::DoctorArgs;
 use crate::init::InitArgs;
 use crate::migrate::args::MigrateArgs;
 use crate::model::config::BackendChoice;
 use crate::problems::{Problems, read_table};
+use crate::telemetry::args::TelemetryArgs;
 use crate::telemetry::logging::LogFormat;
 
 /// The command line.
@@ -43,6 +45,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Check repository and configuration, and say what would be served, where, with which backend
     Check(Box<CheckArgs>),
+    /// Say what was found here: CPU, GPU, libraries, ports, limits, and what to do about each problem
+    Doctor(Box<DoctorArgs>),
     /// Build TensorRT plans into the plan cache, so that `serve` finds them there
     Build(Box<BuildArgs>),
     /// Make a model folder and the server's flags of a PaddleServing config.yml, with a line for every key
@@ -95,7 +99,7 @@ pub struct CheckArgs {
     pub force: bool,
 }
 
-/// Flags of `serve` and `check`.
+/// Flags of `serve`, `check` and `doctor`.
 #[derive(Debug, Clone, Args)]
 #[allow(rustdoc::invalid_html_tags, reason = "clap shows these texts on a terminal")]
 pub struct ServeArgs {
@@ -162,13 +166,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub plans: PlanArgs,
 
-    /// Form of log lines, on standard error
-    #[arg(long, env = "VISORD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// Log level, or a filter such as visord=debug,hyper=warn
-    #[arg(long, env = "VISORD_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
-    pub log_level: String,
+    #[allow(missing_docs, reason = "clap would show them")]
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
 
     /// Largest request body, bytes, as sent and after inflation
     #[arg(long, env = "VISORD_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 67_108_864,
@@ -268,6 +268,12 @@ pub struct SocketArgs {
     #[arg(long, env = "VISORD_SHARED_MEMORY", default_value_t = false, num_args = 0..=1,
           default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
     pub shared_memory: bool,
+
+    /// Show browsers that open the HTTP port a page with models, live figures and a place to try images. It can do
+    /// what the API can, and no more; turn it off where people should not look
+    #[arg(long, env = "VISORD_CONSOLE", default_value_t = true, num_args = 0..=1,
+          default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub console: bool,
 
     /// How long such a client may take to answer, seconds, before its connection is closed
     #[arg(long, env = "VISORD_HTTP2_KEEPALIVE_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 20,
@@ -385,13 +391,15 @@ pub fn parse(
     let file = match &cli.command {
         Command::Serve(args) => &args.config,
         Command::Check(args) => &args.serve.config,
+        Command::Doctor(args) if args.health.is_some() => &None,
+        Command::Doctor(args) => &args.serve.config,
         Command::Build(args) => &args.config,
         Command::Migrate(_) | Command::Init(_) | Command::Bench(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);
     let mut command = Cli::command();
-    for name in ["serve", "check", "build"] {
+    for name in ["serve", "check", "doctor", "build"] {
         command = command.mut_subcommand(name, |mut sub| {
             for (flag, value) in &defaults {
                 if sub.get_arguments().any(|arg| arg.get_id() == flag.as_str()) {
@@ -415,11 +423,11 @@ fn file_defaults(file: &Path, problems: &mut Problems) -> Vec<(String, String)> 
             && serve.get_arguments().any(|a| a.get_long().is_some() && a.get_id() == key.as_str());
         let text = match value {
             Value::String(s) => Some(s.clone()),
-            Value::Integer(_) | Value::Boolean(_) => Some(value.to_string()),
-            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.to_string()),
+            Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
         };
         let Some(text) = text else {
-            problems.add(file.display(), key, "", "must be a string, an integer, true or false");
+            problems.add(file.display(), key, "", "must be a string, a number, true or false");
             continue;
         };
         if !known {

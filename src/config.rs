@@ -41,6 +41,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// As [`resolve`](Self::resolve), with the models of the whole repository in every mode.
+    pub fn resolve_all(args: ServeArgs, problems: &mut Problems) -> Self {
+        let mut config = Self::resolve(args, problems);
+        if config.args.model_control_mode != ControlMode::None {
+            config.models = repository::read_all(&config.args.model_repository, problems);
+        }
+        config
+    }
+
     /// Resolves flags and reads the model repository; every mistake lands in `problems`.
     pub fn resolve(args: ServeArgs, problems: &mut Problems) -> Self {
         let host = host(&args.host, problems);
@@ -59,9 +68,7 @@ impl Config {
                 problems.add("command line", flag, port, format!("must differ from {other}"));
             }
         }
-        if let Err(e) = tracing_subscriber::EnvFilter::try_new(&args.log_level) {
-            problems.add("command line", "--log-level", &args.log_level, e);
-        }
+        args.telemetry.check(problems);
         check_control(&args, problems);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let seconds = Duration::from_secs;
@@ -80,6 +87,7 @@ impl Config {
                 request_read_timeout: seconds(args.request_read_timeout_secs),
                 keepalive: seconds(args.sockets.http2_keepalive_secs),
                 shared_memory: args.sockets.shared_memory,
+                console: args.sockets.console,
                 keepalive_timeout: seconds(args.sockets.http2_keepalive_timeout_secs),
             },
             image: Limits { max_image_pixels: args.max_image_pixels },

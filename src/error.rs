@@ -57,6 +57,8 @@ pub enum ErrorKind {
     Overloaded,
     /// Loading and unloading are not for requests here (`--model-control-mode`).
     ControlMode,
+    /// The operator has not allowed this to requests.
+    Forbidden,
     /// The model could not be loaded; what served before still does.
     LoadFailed,
     /// The method exists in the protocol and not here.
@@ -96,7 +98,7 @@ pub struct Status {
 
 impl ErrorKind {
     /// Every kind, for metrics that must exist at zero and for tests over the table.
-    pub const ALL: [ErrorKind; 36] = {
+    pub const ALL: [ErrorKind; 37] = {
         use ErrorKind as E;
         [
             E::NotAnImage,
@@ -125,6 +127,7 @@ impl ErrorKind {
             E::QueueFull,
             E::Overloaded,
             E::ControlMode,
+            E::Forbidden,
             E::LoadFailed,
             E::Unimplemented,
             E::UnknownRegion,
@@ -174,6 +177,7 @@ impl ErrorKind {
             Self::QueueFull => s(429, 8, 9000, 5, "queue_full"),
             Self::Overloaded => s(503, 14, 9000, 5, "overloaded"),
             Self::ControlMode => s(503, 14, 3000, 2, "control_mode"),
+            Self::Forbidden => s(403, 7, 3000, 2, "forbidden"),
             Self::LoadFailed => s(400, 3, 10000, 8, "load_failed"),
             Self::Unimplemented => s(501, 12, 3000, 2, "unimplemented"),
             Self::UnknownRegion => s(404, 5, 10000, 8, "unknown_region"),

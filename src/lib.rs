@@ -27,6 +27,7 @@ pub mod model;
 pub mod plan;
 
 pub mod bench;
+pub mod doctor;
 pub mod init;
 pub mod migrate;
 

@@ -8,10 +8,12 @@ use visord::backend::Backend;
 use visord::backend::select::Backends;
 use visord::bench::args::BenchArgs;
 use visord::bench::{self, Ending as BenchEnding, Plan};
-use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
+use visord::doctor::args::DoctorArgs;
+use visord::doctor::health::{self, Unhealthy};
 use visord::model::golden::{GOLDEN_FILE, Golden};
-use visord::model::repository::{RepositoryVersion, read_all};
+use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
 use visord::process::exit;
 use visord::scheduler::guard::record::record;
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Serve(args) => with_config(*args, problems, serve),
         Command::Check(args) => check(*args, problems),
+        Command::Doctor(args) => doctor(*args, problems),
         Command::Build(args) => build(*args, problems),
         Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
         Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
@@ -82,10 +85,7 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
-    let mut config = Config::resolve(args.serve.clone(), &mut problems);
-    if config.args.model_control_mode != ControlMode::None {
-        config.models = read_all(&config.args.model_repository, &mut problems);
-    }
+    let config = Config::resolve_all(args.serve.clone(), &mut problems);
     // What is to be replaced need not be right.
     problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
     if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }
@@ -105,7 +105,7 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
                 notes.extend(chosen.passed_over);
                 let backend = chosen.backend;
                 backend.check(spec).map_err(|e| e.to_string())?;
-                Ok(format!("{} {} on {}", backend.name(), backend.version(), backend.device()))
+                Ok(backend.describe())
             });
             failed |= usable.is_err();
             let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
@@ -124,6 +124,35 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
         println!("note     {note}");
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn doctor(args: DoctorArgs, problems: Problems) -> ExitCode {
+    if let Some(part) = args.probe {
+        visord::doctor::probe(part, args);
+    }
+    if let Some(url) = &args.health {
+        return healthy(url, &args);
+    }
+    let (json, strict) = (args.json, args.strict);
+    let report = visord::doctor::run(args, std::env::args_os().skip(1).collect(), problems);
+    let text = if json { format!("{:#}\n", report.json(strict)) } else { report.text(strict) };
+    // Without a terminal, and where NO_COLOR is set, the colours are left out. Nobody may be reading.
+    let _ = std::io::Write::write_all(&mut anstream::stdout(), text.as_bytes());
+    if report.failed(strict) { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS }
+}
+
+fn healthy(url: &str, args: &DoctorArgs) -> ExitCode {
+    match health::check(url, args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Unhealthy::Usage(why)) => {
+            eprintln!("error: {why}");
+            ExitCode::from(USAGE)
+        }
+        Err(Unhealthy::Answer(why)) => {
+            eprintln!("unhealthy: {why}");
+            ExitCode::from(FAILURE)
+        }
+    }
 }
 
 #[cfg(feature = "tensorrt")]
@@ -257,7 +286,7 @@ fn write_golden(
 }
 
 fn serve(config: Config) -> ExitCode {
-    if let Err(e) = logging::install(config.args.log_format, &config.args.log_level) {
+    if let Err(e) = logging::serve(&config.args.telemetry) {
         eprintln!("error: --log-level: {e}");
         return ExitCode::from(USAGE);
     }
@@ -270,16 +299,19 @@ fn serve(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(e) => {
             tracing::error!(error = %e, "the network threads cannot be started");
+            logging::flush();
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(config)) {
+    let ended = runtime.block_on(run(config));
+    if let Err(e) = &ended {
+        tracing::error!("{e}");
+    }
+    logging::flush();
+    match ended {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => exit(0),
-        Err(e) => {
-            tracing::error!("{e}");
-            exit(FAILURE)
-        }
+        Err(_) => exit(FAILURE),
     }
 }
 
@@ -304,6 +336,7 @@ async fn run(config: Config) -> Result<bool, AppError> {
         ended = app.shut_down() => lost.map_or(Ok(ended), Err),
         () = signals.next() => {
             tracing::warn!("second signal: exiting at once");
+            logging::flush();
             exit(INTERRUPTED)
         }
     }

@@ -6,10 +6,14 @@ mod common;
 
 mod bench_command;
 mod configuration;
+mod console;
 mod docs;
+mod doctor;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;
+#[cfg(feature = "tensorrt")]
+mod gpu_metrics;
 #[cfg(feature = "tensorrt")]
 mod gpu_path;
 mod grpc;

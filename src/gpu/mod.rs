@@ -12,6 +12,7 @@ pub mod jpeg;
 pub mod kernel;
 pub mod kernels;
 pub mod memory;
+pub mod nvml;
 pub mod pipeline;
 pub mod probe;
 pub mod slot;

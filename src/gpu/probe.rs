@@ -41,6 +41,8 @@ pub struct GpuInfo {
     pub compute_capability: (u32, u32),
     /// Memory of the device, bytes.
     pub total_bytes: usize,
+    /// What the driver knows it by, whatever `CUDA_VISIBLE_DEVICES` says; of the instance with MIG.
+    pub uuid: Option<[u8; 16]>,
 }
 
 impl fmt::Display for GpuInfo {
@@ -125,6 +127,7 @@ type CuDeviceGet = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
 type CuDeviceGetName = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
 type CuDeviceGetAttribute = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
 type CuDeviceTotalMem = unsafe extern "C" fn(*mut usize, c_int) -> c_int;
+type CuDeviceGetUuid = unsafe extern "C" fn(*mut [u8; 16], c_int) -> c_int;
 
 /// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR` and `_MINOR`.
 const COMPUTE_CAPABILITY: [c_int; 2] = [75, 76];
@@ -221,7 +224,16 @@ impl Driver {
         // SAFETY: writes one size_t.
         Self::call("cuDeviceTotalMem", unsafe { total_mem(&raw mut total_bytes, device) })?;
         let [major, minor] = capability.map(|v| u32::try_from(v).unwrap_or(0));
-        Ok(GpuInfo { ordinal, name, compute_capability: (major, minor), total_bytes })
+        let uuid = self.uuid(device).ok();
+        Ok(GpuInfo { ordinal, name, compute_capability: (major, minor), total_bytes, uuid })
+    }
+
+    fn uuid(&self, device: c_int) -> Result<[u8; 16], ProbeError> {
+        let get: CuDeviceGetUuid = self.symbol(c"cuDeviceGetUuid_v2")?;
+        let mut uuid = [0; 16];
+        // SAFETY: writes a CUuuid, 16 bytes.
+        Self::call("cuDeviceGetUuid", unsafe { get(&raw mut uuid, device) })?;
+        Ok(uuid)
     }
 }
 
@@ -239,6 +251,19 @@ fn advice(code: c_int) -> &'static str {
         }
         _ => "look at `nvidia-smi`",
     }
+}
+
+/// The driver's video library, which a container sees only with `video` in `NVIDIA_DRIVER_CAPABILITIES`; so is the
+/// JPEG engine.
+const VIDEO_LIBRARY: &str = "libnvcuvid.so.1";
+
+/// Whether the driver's video library can be opened.
+#[must_use]
+pub fn video() -> bool {
+    // SAFETY: opening runs the library's initialisers, which are the driver's own.
+    let opened = unsafe { Library::new(VIDEO_LIBRARY) };
+    // Never closed, as libcuda is not, which it shares state with.
+    opened.map(std::mem::forget).is_ok()
 }
 
 /// Opens the driver, counts the GPUs and reads what each can do.

@@ -14,12 +14,12 @@ pub const MODEL_FILE: &str = "model.onnx";
 
 /// First path segments that belong to the server; a model cannot have such a name, since PaddleServing's
 /// path starts with it.
-pub const RESERVED_NAMES: [&str; 8] =
-    ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json"];
+pub const RESERVED_NAMES: [&str; 9] =
+    ["v1", "v2", "metrics", "health", "healthz", "livez", "readyz", "openapi.json", "console"];
 
 /// What [`is_name`] asks for, in words.
 pub const NAME_RULE: &str = "must be made of letters, digits, '_', '-' and '.', and be none of v1, v2, metrics, \
-                             health, healthz, livez, readyz, openapi.json";
+                             health, healthz, livez, readyz, openapi.json, console";
 
 /// Whether a model or a PaddleServing service can have that name: it is a path segment as it stands.
 #[must_use]

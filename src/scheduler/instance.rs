@@ -18,11 +18,15 @@ use crate::error::{ErrorKind, InferError};
 use crate::model::config::ModelWarmup;
 use crate::model::golden::Golden;
 use crate::model::spec::ModelSpec;
+use crate::telemetry::meter::BusyClock;
 use crate::telemetry::metrics::{ModelMetrics, StageTimes};
+use crate::telemetry::spans::{BatchRun, Runner, TracedBatch};
 use crate::tensor::Tensor;
 
 /// Attempts to rebuild an instance before it is given up.
 const REBUILD_ATTEMPTS: u32 = 3;
+/// Request ids in one line of the log.
+const MAX_IDS: usize = 16;
 /// Pause before the second attempt; doubled for each further one.
 const REBUILD_PAUSE: Duration = Duration::from_millis(100);
 
@@ -68,6 +72,7 @@ struct InHand {
 
 /// An instance, and the batches that it has in hand, oldest first.
 struct Hands {
+    ordinal: usize,
     /// `None` only while it is rebuilt.
     instance: Option<Box<dyn Instance>>,
     batches: VecDeque<InHand>,
@@ -182,10 +187,14 @@ impl Crew {
     fn work(self: &Arc<Self>, ordinal: usize, instance: Box<dyn Instance>, up: Up) {
         let depth = instance.depth();
         let batches = VecDeque::with_capacity(depth);
-        let mut hands = Hands { instance: Some(instance), batches, up: Some(up) };
+        let mut hands = Hands { ordinal, instance: Some(instance), batches, up: Some(up) };
+        let clock = self.metrics.instances().get(ordinal);
         let mut spare: Vec<Vec<Row>> = (0..=depth).map(|_| Vec::with_capacity(self.max_batch_size)).collect();
         loop {
             let mut rows = spare.pop().unwrap_or_default();
+            if let Some(clock) = clock.filter(|_| hands.batches.is_empty()) {
+                clock.end(Instant::now());
+            }
             let fault = match self.next(&mut hands, depth, &mut rows) {
                 Taken::Closed if hands.batches.is_empty() => return,
                 Taken::Closed | Taken::Collect => {
@@ -197,7 +206,7 @@ impl Crew {
                         self.fail(&mut rows, &self.gone());
                         return;
                     }
-                    self.start_batch(&mut hands, rows, &mut spare)
+                    self.start_batch(&mut hands, rows, clock, &mut spare)
                 }
             };
             if fault && !self.rebuild(ordinal, &mut hands, &mut spare) {
@@ -218,8 +227,18 @@ impl Crew {
     }
 
     /// Hands a batch to the instance; whether the instance must be built again.
-    fn start_batch(&self, hands: &mut Hands, mut rows: Vec<Row>, spare: &mut Vec<Vec<Row>>) -> bool {
+    fn start_batch(
+        &self,
+        hands: &mut Hands,
+        mut rows: Vec<Row>,
+        clock: Option<&BusyClock>,
+        spare: &mut Vec<Vec<Row>>,
+    ) -> bool {
         let taken = Instant::now();
+        if let Some(clock) = clock {
+            clock.begin(taken);
+        }
+        rows.iter().for_each(|row| row.request.context.taken(taken));
         let outcome = {
             let inputs: SmallVec<[&RowInput; 32]> = rows.iter().map(|r| &r.input).collect();
             let wanted = |i: usize| rows[i].request.wanted(Instant::now());
@@ -231,10 +250,10 @@ impl Crew {
                 return false;
             }
             Ok(Execution::Done(executed)) => {
-                self.deliver(executed, &mut rows, taken);
+                self.deliver(executed, &mut rows, taken, hands.ordinal);
                 false
             }
-            Err(fault) => self.failed(fault, hands, &mut rows),
+            Err(fault) => self.failed(fault, hands, &mut rows, taken),
         };
         spare.push(rows);
         fault
@@ -245,21 +264,22 @@ impl Crew {
         let Some(InHand { mut rows, taken }) = hands.batches.pop_front() else { return false };
         let fault = match hands.call(|instance| instance.collect()) {
             Ok(executed) => {
-                self.deliver(executed, &mut rows, taken);
+                self.deliver(executed, &mut rows, taken, hands.ordinal);
                 false
             }
-            Err(fault) => self.failed(fault, hands, &mut rows),
+            Err(fault) => self.failed(fault, hands, &mut rows, taken),
         };
         spare.push(rows);
         fault
     }
 
     /// Answers a batch that failed; whether the instance must be built again.
-    fn failed(&self, fault: Fault, hands: &mut Hands, rows: &mut Vec<Row>) -> bool {
+    fn failed(&self, fault: Fault, hands: &mut Hands, rows: &mut Vec<Row>, taken: Instant) -> bool {
         let (model, version, count) = (&self.model, self.version, rows.len());
+        let request_ids = request_ids(rows);
         let (error, rebuild) = match fault {
             Fault::Error(e) => {
-                tracing::error!(model, version, rows = count, error = %e, "batch failed");
+                tracing::error!(model, version, rows = count, request_ids, error = %e, "batch failed");
                 let lost = matches!(e, BackendError::Lost { .. });
                 if lost {
                     *self.lock_last_loss() = Some(e.to_string());
@@ -267,7 +287,7 @@ impl Crew {
                 (InferError::new(ErrorKind::Backend, e.to_string()), lost)
             }
             Fault::Panic(text) => {
-                tracing::error!(model, version, rows = count, panic = text, "instance panicked");
+                tracing::error!(model, version, rows = count, request_ids, panic = text, "instance panicked");
                 let text = format!("the model instance failed: {text}");
                 (InferError::new(ErrorKind::Internal, text), true)
             }
@@ -276,7 +296,22 @@ impl Crew {
             // Before anybody hears of it: who asks then must not be told that all is well.
             hands.up = None;
         }
+        let (taken, collected) = (taken, Instant::now());
+        let run = BatchRun {
+            rows: count,
+            taken,
+            input: Duration::ZERO,
+            decode: Duration::ZERO,
+            preprocess: Duration::ZERO,
+            infer: collected.saturating_duration_since(taken),
+            collected,
+            output: Duration::ZERO,
+            error: Some(error.message.clone()),
+            span: None,
+        };
+        let told = self.tell(rows, run);
         self.fail(rows, &error);
+        self.told(told, hands.ordinal);
         rebuild
     }
 
@@ -336,15 +371,32 @@ impl Crew {
         }
     }
 
-    fn deliver(&self, executed: Executed, batch: &mut Vec<Row>, taken: Instant) {
+    /// Tells the requests that are observed how their batch ran; before they are answered.
+    fn tell(&self, batch: &[Row], mut run: BatchRun) -> Option<(Arc<BatchRun>, Option<TracedBatch>)> {
+        batch.iter().find(|row| row.request.context.observed())?;
+        let traced = TracedBatch::of(batch.iter().map(|row| &row.request.context));
+        run.span = traced.as_ref().map(TracedBatch::span);
+        let run = Arc::new(run);
+        batch.iter().for_each(|row| row.request.context.ran(&run));
+        Some((run, traced))
+    }
+
+    /// Ends the batch's span, if it has one; when its requests are answered, which do not wait for that.
+    fn told(&self, told: Option<(Arc<BatchRun>, Option<TracedBatch>)>, instance: usize) {
+        let Some((run, Some(traced))) = told else { return };
+        let (model, version, backend) = (self.model.as_str(), self.version, self.backend);
+        traced.end(&run, Runner { model, version, backend, instance });
+    }
+
+    fn deliver(&self, executed: Executed, batch: &mut Vec<Row>, taken: Instant, ordinal: usize) {
         let Executed { rows, ran, mut outputs, decode, preprocess, input, infer } = executed;
-        decode.iter().for_each(|d| self.metrics.decode.record(*d));
-        preprocess.iter().for_each(|d| self.metrics.preprocess.record(*d));
+        self.metrics.images(&decode, &preprocess);
         let start = Instant::now();
         if let Some(error) = check(&outputs, ran, &self.spec) {
             tracing::error!(
                 model = self.model,
                 version = self.version,
+                request_ids = request_ids(batch),
                 error,
                 "engine answered with wrong shapes"
             );
@@ -367,6 +419,19 @@ impl Crew {
             self.metrics.batch_done(ran, waits, stages);
             self.queue.drained(ran, start);
         }
+        let run = BatchRun {
+            rows: ran,
+            taken,
+            input,
+            decode: decode.iter().sum(),
+            preprocess: preprocess.iter().sum(),
+            infer,
+            collected: start,
+            output: stages.output,
+            error: None,
+            span: None,
+        };
+        let told = self.tell(batch, run);
         for (row, place) in batch.drain(..).zip(rows) {
             let queue = taken.saturating_duration_since(row.enqueued);
             match place {
@@ -376,7 +441,25 @@ impl Crew {
                 Err(error) => row.request.fail(row.index, error),
             }
         }
+        self.told(told, ordinal);
     }
+}
+
+/// The ids of a batch's requests, for a line of the log about all of them; not more than fit there.
+fn request_ids(batch: &[Row]) -> String {
+    let mut ids: SmallVec<[&str; MAX_IDS]> = SmallVec::new();
+    let mut more = "";
+    for id in batch.iter().map(|row| row.request.context.id()) {
+        if ids.contains(&id) {
+            continue;
+        }
+        if ids.len() == MAX_IDS {
+            more = ", …";
+            break;
+        }
+        ids.push(id);
+    }
+    ids.join(", ") + more
 }
 
 /// What is wrong with an engine's outputs: rows cannot be handed out by places that do not exist.

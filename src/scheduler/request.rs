@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::RowInput;
 use crate::error::{ErrorKind, InferError};
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::StageTimes;
 use crate::tensor::Tensor;
 
@@ -24,6 +25,8 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// When the request came in.
     pub arrival: Instant,
+    /// What follows it: its id, and what is told of it.
+    pub context: Context,
 }
 
 /// The answer: every output as one tensor over all rows.
@@ -62,6 +65,7 @@ pub(super) struct Shared {
     batched: bool,
     /// Rows of equal key can share a batch.
     pub shape_key: u64,
+    pub context: Context,
     cancelled: AtomicBool,
     reply: Mutex<Reply>,
 }
@@ -73,6 +77,7 @@ impl Shared {
         deadline: Option<Instant>,
         batched: bool,
         shape_key: u64,
+        context: Context,
     ) -> (Arc<Self>, oneshot::Receiver<Result<InferResponse, InferError>>) {
         let (sender, receiver) = oneshot::channel();
         let reply = Reply {
@@ -86,6 +91,7 @@ impl Shared {
             arrival,
             batched,
             shape_key,
+            context,
             cancelled: AtomicBool::new(false),
             reply: Mutex::new(reply),
         };

@@ -174,6 +174,7 @@ impl ServedModel {
         let golden = version.golden.clone();
         let version = version.version;
         let metrics = Arc::new(telemetry.model(&config.name, version));
+        metrics.set_instances(plan.count);
         let mixed = spec.inputs.iter().any(|i| i.row_elements().is_none());
         let lanes = batching.priority_levels.max(1) as usize;
         let backend = BackendInfo {
@@ -285,10 +286,15 @@ impl ServedModel {
         let arrival = request.arrival;
         // Counts the request as cancelled if this future is dropped before it is done.
         let mut outcome = Outcome { metrics: &self.metrics, protocol, arrival, done: false };
+        let context = request.context.clone();
+        context.submitted(&self.label, request.rows.len());
         let result = self.submit(request).await;
         outcome.done = true;
         match &result {
-            Ok(response) => self.metrics.request_succeeded(protocol, arrival.elapsed(), response.stages),
+            Ok(response) => {
+                context.inferred(response.stages);
+                self.metrics.request_succeeded(protocol, arrival.elapsed(), response.stages);
+            }
             Err(error) => self.metrics.request_failed(protocol, arrival.elapsed(), error.kind),
         }
         result
@@ -306,7 +312,8 @@ impl ServedModel {
         }
         let deadline = timeout(batching, request.timeout).and_then(|t| request.arrival.checked_add(t));
         let key = request.rows.first().map_or(0, shape_key);
-        let (shared, answer) = Shared::new(rows, request.arrival, deadline, self.spec.batched(), key);
+        let batched = self.spec.batched();
+        let (shared, answer) = Shared::new(rows, request.arrival, deadline, batched, key, request.context);
         let now = Instant::now();
         shared.wanted(now)?;
         let rows = request.rows.into_iter().enumerate().map(|(index, input)| Row {
@@ -315,6 +322,7 @@ impl ServedModel {
             index,
             enqueued: now,
         });
+        shared.context.queued(now);
         self.crew.queue.push(rows, lane(batching, request.priority))?;
         let mut withdraw = Withdraw { queue: &self.crew.queue, request: &shared, answered: false };
         let answer = match deadline {

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use crate::backend::RowInput;
 use crate::error::ErrorKind;
 use crate::model::spec::OutputSpec;
 use crate::model::traffic::ShadowConfig;
+use crate::telemetry::context::{Answered, Context};
 use crate::telemetry::metrics::Protocol;
 use crate::telemetry::traffic::{ShadowMetrics, Shed, Side};
 use crate::tensor::Tensor;
@@ -83,7 +84,10 @@ impl Shadow {
         }
         let bytes = request.rows.iter().map(row_bytes).sum();
         match Room::take(self, bytes) {
-            Ok(room) => Some(Copy { room, primary: Arc::clone(primary), rows: request.rows.clone() }),
+            Ok(room) => {
+                let (rows, context) = (request.rows.clone(), request.context.clone());
+                Some(Copy { room, primary: Arc::clone(primary), rows, context })
+            }
             Err(why) => shed(why),
         }
     }
@@ -135,6 +139,7 @@ pub(super) struct Copy {
     room: Room,
     primary: Arc<ServedModel>,
     rows: Vec<RowInput>,
+    context: Context,
 }
 
 impl Copy {
@@ -167,7 +172,7 @@ impl Copied {
     }
 
     async fn run(self) {
-        let Self { copy: Copy { room, primary, rows }, answer, took, .. } = self;
+        let Self { copy: Copy { room, primary, rows, context }, answer, took, .. } = self;
         let shadow = Arc::clone(&room.shadow);
         let (served, version) = (&shadow.served, primary.version);
         if primary.pending() > 0 || served.pending() > 0 {
@@ -177,11 +182,15 @@ impl Copied {
         // Slices would keep the whole body and the whole batch.
         let rows = rows.iter().map(own_row).collect();
         let answer: Vec<Tensor> = answer.iter().map(own).collect();
-        let arrival = Instant::now();
+        let exchange = context.copied();
+        let context = exchange.context().clone();
+        context.inference(Protocol::Shadow);
+        let arrival = context.arrival;
         let priority = served.config.dynamic_batching.priority_levels.into();
-        let request = InferRequest { rows, priority, timeout: None, arrival };
+        let request = InferRequest { rows, priority, timeout: None, arrival, context };
         let error = match tokio::time::timeout(TIMEOUT, served.infer(request, Protocol::Shadow)).await {
             Ok(Ok(response)) => {
+                exchange.finish(Answered::Unheard, None);
                 shadow.metrics.took(version, Side::Primary, took);
                 shadow.metrics.took(version, Side::Shadow, arrival.elapsed());
                 // Arithmetic on whole outputs: not on a thread that answers others.
@@ -197,6 +206,8 @@ impl Copied {
             Ok(Err(e)) => e.kind,
             Err(_) => ErrorKind::DeadlineExceeded,
         };
+        exchange.context().failed(error);
+        exchange.finish(Answered::Unheard, None);
         if error == ErrorKind::QueueFull {
             shadow.metrics.shed(version, Shed::Queue);
         } else {

@@ -21,6 +21,7 @@ use crate::image::Limits;
 use crate::model::config::ModelConfig;
 use crate::model::repository::RepositoryVersion;
 use crate::problems::Problems;
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Telemetry;
 
 /// A deadline that a test lets pass.
@@ -86,7 +87,8 @@ fn retry_after_is_the_time_to_work_off_what_is_too_much() {
         BatchPolicy { max_batch_size: 1, preferred_batch_size: vec![], max_queue_delay: Duration::ZERO };
     let queue = Queue::new(policy, 100, 1, false, metrics);
     let push = |rows: usize| {
-        let (request, answer) = Shared::new(rows, Instant::now(), None, true, 0);
+        let (request, answer) =
+            Shared::new(rows, Instant::now(), None, true, 0, Context::unobserved(Instant::now()));
         let rows = (0..rows).map(|index| Row {
             input: row(&[0]),
             request: Arc::clone(&request),

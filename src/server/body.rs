@@ -22,6 +22,8 @@ pub const LARGE_BYTES: usize = 1024 * 1024;
 pub struct Collected {
     /// The body, inflated.
     pub bytes: Bytes,
+    /// Its bytes as sent.
+    pub sent: usize,
     _reservation: Reservation,
 }
 
@@ -48,8 +50,9 @@ pub async fn collect(
             format!("the body did not arrive within --request-read-timeout-secs {}", timeout.as_secs());
         Err(InferError::new(ErrorKind::SlowClient, text))
     })?;
+    let sent = bytes.len();
     let bytes = encoding.inflate("the body", bytes, limit, &mut reservation)?;
-    Ok(Collected { bytes, _reservation: reservation })
+    Ok(Collected { bytes, sent, _reservation: reservation })
 }
 
 /// Runs CPU work on `bytes` bytes without starving the other connections of this thread.

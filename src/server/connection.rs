@@ -26,6 +26,7 @@ use super::shared_memory::Peer;
 use super::state::ServerState;
 use super::{grpc, http, reply};
 use crate::error::{ErrorKind, InferError};
+use crate::telemetry::context::{Answered as Outcome, Head};
 
 /// How long, once the server stops, a connection may go on that neither has a request nor is written to.
 const END_GRACE: Duration = Duration::from_secs(1);
@@ -190,21 +191,30 @@ fn answer(
     }
     let state = Arc::clone(state);
     async move {
-        let answer = match surface {
+        let grpc = surface == Surface::Grpc && request.version() == Version::HTTP_2;
+        let exchange = state.observer.begin(request.headers(), || {
+            Head::new(request.method(), request.uri().path(), request.version(), peer, grpc)
+        });
+        let context = exchange.context();
+        let mut answer = match surface {
             Surface::Http | Surface::Metrics => {
                 let bare = request.version() == Version::HTTP_2 && request.method() == Method::HEAD;
-                let answer = http::answer(&state, request, surface).await;
+                let answer = http::answer(&state, request, surface, context).await;
                 (if bare { without_body(answer) } else { answer }).map(Either::Left)
             }
-            Surface::Grpc if request.version() == Version::HTTP_2 => {
-                grpc::answer(state, request).await.map(Either::Right)
-            }
+            Surface::Grpc if grpc => grpc::answer(&state, request, context).await.map(Either::Right),
             Surface::Grpc => {
                 state.telemetry.count_error(None, ErrorKind::InvalidArgument);
+                context.failed(ErrorKind::InvalidArgument);
                 let text = "this is the port of gRPC, which needs HTTP/2; HTTP/1.1 is at --http-port";
                 reply::error(&InferError::new(ErrorKind::InvalidArgument, text)).map(Either::Left)
             }
         };
+        context.mark(answer.headers_mut());
+        let code = if grpc { grpc::code(&answer) } else { None };
+        let outcome = code.map_or(Outcome::Http(answer.status().as_u16()), Outcome::Grpc);
+        let bytes = answer.body().size_hint().exact();
+        exchange.finish(outcome, bytes);
         Ok(answer.map(|body| Answered::new(body, stream)))
     }
 }

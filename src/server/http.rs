@@ -1,9 +1,8 @@
 //! Dispatch: finds what a request asks for and hands it to its protocol.
 
-use std::time::Instant;
-
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, StatusCode, Version};
 
 use super::listener::Surface;
@@ -11,22 +10,29 @@ use super::reply::{self, JSON, METRICS, Reply, document, reply};
 use super::route::{ModelRoute, Route, route};
 use super::shared_memory::{self, Peer};
 use super::state::ServerState;
-use super::{documents, openapi, pipeline, plain, repository, v2};
+use super::{console, documents, logging, openapi, pipeline, plain, repository, v2};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::scheduler::registry::{Attempt, VersionState};
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 
 /// Answers one request.
-pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Surface) -> Reply {
-    let arrival = Instant::now();
+pub async fn answer(
+    state: &ServerState,
+    request: Request<Incoming>,
+    surface: Surface,
+    context: &Context,
+) -> Reply {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let posted = parts.method == Method::POST;
     let models = state.registry.models();
     let is_service = |name: &str| models.values().any(|m| m.config.paddle_service == name);
-    let found = route(path, posted, is_service).filter(|r| allowed_on(*r, surface));
+    let found = route(path, posted, is_service)
+        .filter(|r| allowed_on(*r, surface) && shown(state, *r, &parts.headers));
     let Some(found) = found else {
         state.telemetry.count_error(None, ErrorKind::UnknownPath);
+        context.failed(ErrorKind::UnknownPath);
         // A path that starts with a service's name comes from a client of PaddleServing.
         if path.split('/').nth(1).is_some_and(is_service) {
             return pipeline::not_found();
@@ -41,6 +47,7 @@ pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Su
     let verbs = found.verbs();
     if !verbs.split(", ").any(|v| v == parts.method.as_str()) {
         state.telemetry.count_error(None, ErrorKind::MethodNotAllowed);
+        context.failed(ErrorKind::MethodNotAllowed);
         let answer = if matches!(found, Route::Paddle(_)) {
             pipeline::method_not_allowed()
         } else {
@@ -56,7 +63,7 @@ pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Su
     let unread = !body.is_end_stream();
     let peer = parts.extensions.get::<Peer>().copied();
     let http1 = parts.version < Version::HTTP_2;
-    let mut answer = dispatch(state, found, query, &parts.headers, peer, body, arrival).await;
+    let mut answer = dispatch(state, found, query, &parts, peer, body, context).await;
     // In HTTP/1, a body that nobody read would be taken for the next request: hyper drops such a connection, and
     // the client should know.
     if unread && http1 && answer.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -67,58 +74,90 @@ pub async fn answer(state: &ServerState, request: Request<Incoming>, surface: Su
 
 fn allowed_on(route: Route<'_>, surface: Surface) -> bool {
     match surface {
-        Surface::Http | Surface::Grpc => true,
+        Surface::Http => true,
+        Surface::Grpc => !matches!(route, Route::Console(_)),
         Surface::Metrics => matches!(route, Route::Metrics | Route::Live | Route::Ready),
     }
+}
+
+/// Whether the page is there: not where it is off, and at `/` only for who asks for HTML.
+fn shown(state: &ServerState, route: Route<'_>, headers: &HeaderMap) -> bool {
+    let Route::Console(file) = route else { return true };
+    state.limits.console && (!file.is_empty() || console::wanted(headers))
 }
 
 async fn dispatch(
     state: &ServerState,
     route: Route<'_>,
     query: &str,
-    headers: &HeaderMap,
+    head: &Parts,
     peer: Option<Peer>,
     body: Incoming,
-    arrival: Instant,
+    context: &Context,
 ) -> Reply {
+    let headers = &head.headers;
     match route {
-        Route::Live => reply(StatusCode::OK, JSON, r#"{"live":true}"#),
-        Route::Ready => readiness(state.ready(), || why_not_ready(state)),
+        Route::Live => {
+            context.quiet();
+            reply(StatusCode::OK, JSON, r#"{"live":true}"#)
+        }
+        Route::Ready => {
+            context.quiet();
+            readiness(state.ready(), || why_not_ready(state))
+        }
+        Route::Logging => {
+            let answer = logging::answer(state, &head.method, headers, body, context).await;
+            finish(state, Protocol::Oip, answer, context)
+        }
         Route::Metrics => {
             state.telemetry.ready.set(f64::from(u8::from(state.ready())));
+            state.telemetry.refresh().await;
             reply(StatusCode::OK, METRICS, state.telemetry.render())
         }
         Route::Openapi => document(&openapi::describe(state)),
+        Route::Console(file) => {
+            console::answer(file, headers).unwrap_or_else(|| reply(StatusCode::NOT_FOUND, JSON, ""))
+        }
         Route::Server => document(&documents::server(state)),
         Route::AllStats => {
             let statistics = documents::statistics(&state.registry, None, None);
-            finish(state, Protocol::Oip, statistics.map(|s| document(&s)))
+            finish(state, Protocol::Oip, statistics.map(|s| document(&s)), context)
         }
         Route::SharedMemory(asked, region) => {
             let answer = shared_memory::documents::answer(state, asked, region, peer, headers, body).await;
-            finish(state, Protocol::Oip, answer)
+            finish(state, Protocol::Oip, answer, context)
         }
         Route::Repository(asked, model, named) => {
             let result = repository::answer(state, asked, model, named.is_some(), headers, body).await;
-            finish(state, Protocol::Oip, result)
+            finish(state, Protocol::Oip, result, context)
         }
-        Route::Paddle(service) => pipeline::infer(state, service, headers, body, arrival).await,
+        Route::Paddle(service) => pipeline::infer(state, service, headers, body, context).await,
         Route::Model(ModelRoute::PlainInfer, model, version) => {
-            let result = plain::infer(state, model, version, query, headers, body, arrival).await;
-            finish(state, Protocol::Http, result)
+            let result = plain::infer(state, model, version, query, headers, body, context).await;
+            finish(state, Protocol::Http, result, context)
         }
         Route::Model(ModelRoute::Infer, model, version) => {
-            finish(state, Protocol::Oip, v2::infer(state, model, version, headers, peer, body, arrival).await)
+            let result = v2::infer(state, model, version, headers, peer, body, context).await;
+            finish(state, Protocol::Oip, result, context)
         }
         Route::Model(asked, model, version) => {
-            finish(state, Protocol::Oip, describe(state, asked, model, version))
+            if asked == ModelRoute::Ready {
+                context.quiet();
+            }
+            finish(state, Protocol::Oip, describe(state, asked, model, version), context)
         }
     }
 }
 
 /// Turns an error into its answer, and counts it.
-fn finish(state: &ServerState, protocol: Protocol, result: Result<Reply, InferError>) -> Reply {
+fn finish(
+    state: &ServerState,
+    protocol: Protocol,
+    result: Result<Reply, InferError>,
+    context: &Context,
+) -> Reply {
     result.unwrap_or_else(|error| {
+        context.failed(error.kind);
         state.telemetry.count_error(Some(protocol), error.kind);
         reply::error(&error)
     })

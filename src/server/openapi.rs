@@ -12,7 +12,11 @@ pub fn describe(state: &ServerState) -> Value {
     let names: Vec<&str> = models.keys().map(String::as_str).collect();
     let mut paths = serde_json::Map::new();
     for (path, route) in FIXED_PATHS {
-        paths.insert(path.to_owned(), json!({ "get": fixed(route) }));
+        let mut verbs = json!({ "get": fixed(route) });
+        if route == Route::Logging {
+            verbs["post"] = change_logging();
+        }
+        paths.insert(path.to_owned(), verbs);
     }
     for (rest, route) in MODEL_PATHS {
         let rest = if rest.is_empty() { String::new() } else { format!("/{rest}") };
@@ -27,6 +31,13 @@ pub fn describe(state: &ServerState) -> Value {
     paths.insert("/v2/repository/index".to_owned(), repository_path(RepositoryRoute::Index));
     for (rest, route) in REPOSITORY_PATHS {
         paths.insert(format!("/v2/repository/models/{{model}}/{rest}"), repository_path(route));
+    }
+    if state.limits.console {
+        let page = json!({
+            "summary": "A page for people, its files below /console/; who does not ask for HTML gets 404",
+            "responses": { "200": { "description": "OK", "content": { "text/html": {} } } },
+        });
+        paths.insert("/".to_owned(), json!({ "get": page }));
     }
     for model in models.values().filter(|m| !m.config.paddle_service.is_empty()) {
         let path = format!("/{}/prediction", model.config.paddle_service);
@@ -68,15 +79,38 @@ fn fixed(route: Route<'_>) -> Value {
         Route::Openapi => ("This document", "application/json", false),
         Route::Server => ("Server metadata", "application/json", false),
         Route::AllStats => ("Statistics of every model", "application/json", false),
-        Route::Model(..) | Route::Repository(..) | Route::Paddle(_) | Route::SharedMemory(..) => {
-            ("", "application/json", false)
-        }
+        Route::Logging => ("Settings of the log", "application/json", false),
+        Route::Model(..)
+        | Route::Repository(..)
+        | Route::Paddle(_)
+        | Route::SharedMemory(..)
+        | Route::Console(_) => ("", "application/json", false),
     };
     let mut responses = json!({ "200": { "description": "OK", "content": { kind: {} } } });
     if unready {
         responses["503"] = error_response("Not ready, and why");
     }
     json!({ "summary": summary, "responses": responses })
+}
+
+fn change_logging() -> Value {
+    json!({
+        "summary": "Changes settings of the log; with --log-control",
+        "requestBody": { "required": true, "content": { "application/json": { "schema": {
+            "type": "object",
+            "properties": {
+                "log_level": { "type": "string" },
+                "log_error": { "type": "boolean" }, "log_warning": { "type": "boolean" },
+                "log_info": { "type": "boolean" },
+                "log_verbose_level": { "type": "integer", "minimum": 0 },
+            },
+        } } } },
+        "responses": {
+            "200": { "description": "The settings as they are now", "content": { "application/json": {} } },
+            "400": error_response("A setting that is unknown, or whose value is not taken"),
+            "403": error_response("The server was not started with --log-control"),
+        },
+    })
 }
 
 fn error_response(description: &str) -> Value {
@@ -205,6 +239,7 @@ fn inference_responses(content: Value) -> Value {
 fn paddle(model: &str) -> Value {
     json!({
         "summary": format!("PaddleServing's pipeline protocol, answered by {model}; application errors come as err_no with 200"),
+        "x-visord-model": model,
         "requestBody": { "required": true, "content": {
             "application/json": { "schema": { "$ref": "#/components/schemas/PaddleRequest" } },
         } },

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -18,6 +17,7 @@ use crate::error::{ErrorKind, InferError};
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::served::ServedModel;
 use crate::scheduler::traffic::{Chosen, Target};
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 use crate::tensor::Tensor;
 
@@ -39,9 +39,13 @@ pub async fn infer(
     service: &str,
     headers: &HeaderMap,
     incoming: Incoming,
-    arrival: Instant,
+    context: &Context,
 ) -> Reply {
-    let count = |kind: ErrorKind| state.telemetry.count_error(Some(Protocol::Paddle), kind);
+    context.inference(Protocol::Paddle);
+    let count = |kind: ErrorKind| {
+        state.telemetry.count_error(Some(Protocol::Paddle), kind);
+        context.failed(kind);
+    };
     let collected = match body::collect(state, headers, incoming).await {
         Ok(collected) => collected,
         Err(e) => {
@@ -56,6 +60,7 @@ pub async fn infer(
             );
         }
     };
+    context.received(collected.sent);
     let bytes = &collected.bytes;
     let request = match in_place(bytes.len(), || parse(bytes, state.limits.max_images)) {
         Ok(request) => request,
@@ -84,7 +89,7 @@ pub async fn infer(
             });
             let value = key.and_then(|key| request.get(key)).map(Cow::Borrowed);
             let chosen = target.pick(&HttpSticky::new(headers, value));
-            run(&chosen, images, &answer, arrival, &mut out).await.map(|()| chosen)
+            run(&chosen, images, &answer, context, &mut out).await.map(|()| chosen)
         }
     };
     match outcome {
@@ -126,13 +131,14 @@ async fn run(
     served: &Chosen,
     images: Result<Vec<Bytes>, InferError>,
     answer: &Answer<'_>,
-    arrival: Instant,
+    context: &Context,
     out: &mut Vec<u8>,
 ) -> Result<(), (Stage, InferError)> {
     let images = images.map_err(|e| (stage(e.kind), e))?;
     let count = images.len();
     let rows = rows::images(&served.spec, images).map_err(|e| (Stage::Preprocess, e))?;
-    let request = InferRequest { rows, priority: 0, timeout: None, arrival };
+    let request =
+        InferRequest { rows, priority: 0, timeout: None, arrival: context.arrival, context: context.clone() };
     let response = served.infer(request, Protocol::Paddle).await.map_err(|e| (stage(e.kind), e))?;
     let outputs = named(served, &response.outputs);
     answer
@@ -170,6 +176,7 @@ pub fn stage(kind: ErrorKind) -> Stage {
         | ErrorKind::UnknownVersion
         | ErrorKind::UnknownPath
         | ErrorKind::ControlMode
+        | ErrorKind::Forbidden
         | ErrorKind::LoadFailed
         | ErrorKind::Unimplemented
         | ErrorKind::UnknownRegion

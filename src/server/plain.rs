@@ -1,7 +1,7 @@
 //! Plain HTTP: an image in the body, or several in a form; the answer as JSON, .npy or bare floats.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
@@ -16,6 +16,7 @@ use super::{multipart, npy, oip, rows};
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 
 const NPY: HeaderValue = HeaderValue::from_static("application/x-npy");
@@ -48,12 +49,14 @@ pub async fn infer(
     query: &str,
     headers: &HeaderMap,
     incoming: Incoming,
-    arrival: Instant,
+    context: &Context,
 ) -> Result<Reply, InferError> {
+    context.inference(Protocol::Http);
     let target = state.registry.target(model, version)?;
     let query = Query::parse(query, target.sticky_parameter())?;
     let content = Content::of(headers)?;
     let collected = body::collect(state, headers, incoming).await?;
+    context.received(collected.sent);
     let images = match content {
         Content::Image => vec![collected.bytes.clone()],
         Content::Form(content_type) => form_images(&collected.bytes, &content_type, state.limits.max_images)?,
@@ -63,7 +66,8 @@ pub async fn infer(
         rows: rows::images(&chosen.spec, images)?,
         priority: query.priority,
         timeout: query.timeout,
-        arrival,
+        arrival: context.arrival,
+        context: context.clone(),
     };
     let response = chosen.infer(request, Protocol::Http).await?;
     let mut answer = answer(&chosen, response, Format::of(headers), query.output)?;

@@ -11,10 +11,14 @@ pub enum Route<'p> {
     Metrics,
     /// The API's description.
     Openapi,
+    /// A file of the page at `/`; "" is the page itself.
+    Console(&'p str),
     /// Server metadata.
     Server,
     /// Statistics of every model.
     AllStats,
+    /// Settings of the log.
+    Logging,
     /// Triton's system shared memory: one region, or all of them.
     SharedMemory(SharedMemoryRoute, Option<&'p str>),
     /// Something about one model.
@@ -68,12 +72,15 @@ pub enum ModelRoute {
 pub const GET: &str = "GET, HEAD";
 /// `POST`: what inference answers to.
 pub const POST: &str = "POST";
+/// What can be read and changed.
+pub const BOTH: &str = "GET, HEAD, POST";
 
 impl Route<'_> {
     /// The verbs of the path, as `Allow` lists them.
     #[must_use]
     pub const fn verbs(self) -> &'static str {
         match self {
+            Self::Logging => BOTH,
             Self::Paddle(_)
             | Self::Repository(..)
             | Self::Model(ModelRoute::PlainInfer | ModelRoute::Infer, ..)
@@ -82,6 +89,7 @@ impl Route<'_> {
             | Self::Ready
             | Self::Metrics
             | Self::Openapi
+            | Self::Console(_)
             | Self::Server
             | Self::AllStats
             | Self::SharedMemory(SharedMemoryRoute::Status, _)
@@ -108,11 +116,12 @@ pub const REPOSITORY_PATHS: [(&str, RepositoryRoute); 2] =
 
 /// Every fixed path. The aliases are those that Kubernetes users expect: `livez` and `healthz` ask whether the
 /// process lives, `readyz` and `health` whether it should get traffic.
-pub const FIXED_PATHS: [(&str, Route<'static>); 12] = [
+pub const FIXED_PATHS: [(&str, Route<'static>); 13] = [
     ("/v2", Route::Server),
     ("/v2/health/live", Route::Live),
     ("/v2/health/ready", Route::Ready),
     ("/v2/models/stats", Route::AllStats),
+    ("/v2/logging", Route::Logging),
     ("/metrics", Route::Metrics),
     ("/openapi.json", Route::Openapi),
     ("/livez", Route::Live),
@@ -140,6 +149,8 @@ pub fn route<'p>(path: &'p str, posted: bool, is_service: impl Fn(&str) -> bool)
     let below = |rest: &str| MODEL_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     let change = |rest: &str| REPOSITORY_PATHS.iter().find(|(p, _)| *p == rest).map(|(_, r)| *r);
     match segments[..count] {
+        [""] => Some(Route::Console("")),
+        ["console", file] if !file.is_empty() && super::console::has(file) => Some(Route::Console(file)),
         ["v2", "repository", "index"] => Some(Route::Repository(RepositoryRoute::Index, "", None)),
         ["v2", "repository", "models", model, rest] => Some(Route::Repository(change(rest)?, model, None)),
         ["v2", "repository", repository, "index"] => {
@@ -236,7 +247,12 @@ mod tests {
             ("/A/prediction/more", None),
             ("/A/", None),
             ("//prediction", None),
-            ("/", None),
+            ("/", Some(Route::Console(""))),
+            ("/console/app.js", Some(Route::Console("app.js"))),
+            ("/console/", None),
+            ("/console", None),
+            ("/console/mod.rs", None),
+            ("/console/x/app.js", None),
             ("*", None),
             ("/a/b/c/d/e/f/g/h/i", None),
         ];

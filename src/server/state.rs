@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::error::{ErrorKind, InferError};
 use crate::repository::Manager;
 use crate::scheduler::registry::Registry;
+use crate::telemetry::context::Observer;
 use crate::telemetry::metrics::Telemetry;
 
 use super::paddle::PaddleVersion;
@@ -37,6 +38,8 @@ pub struct HttpLimits {
     pub keepalive_timeout: Duration,
     /// Whether clients of this host may leave tensors in shared memory.
     pub shared_memory: bool,
+    /// Whether browsers get the page at `/`.
+    pub console: bool,
 }
 
 /// Shared by all connections of a server.
@@ -48,6 +51,10 @@ pub struct ServerState {
     pub repository: Manager,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Access log and traces.
+    pub observer: Observer,
+    /// Whether requests may change the log's level.
+    pub log_control: bool,
     /// Bounds.
     pub limits: HttpLimits,
     /// Which generation of PaddleServing's error numbers and fields is spoken.
@@ -69,6 +76,8 @@ impl ServerState {
     pub fn new(
         registry: Arc<Registry>,
         telemetry: Telemetry,
+        observer: Observer,
+        log_control: bool,
         limits: HttpLimits,
         paddle: PaddleVersion,
     ) -> Self {
@@ -82,6 +91,8 @@ impl ServerState {
             repository: Manager::new(Arc::clone(&registry)),
             registry,
             telemetry,
+            observer,
+            log_control,
             limits,
             paddle,
             shared_memory,
@@ -154,6 +165,12 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// What it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes more.
     ///
     /// # Errors

@@ -1,7 +1,5 @@
 //! Open Inference Protocol v2: one inference, from HTTP to rows and back.
 
-use std::time::Instant;
-
 use hyper::body::Incoming;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
@@ -15,6 +13,7 @@ use super::sticky::{HttpSticky, name_version};
 use super::{infer, rows};
 use crate::error::InferError;
 use crate::scheduler::request::InferRequest;
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 
 static INFERENCE_HEADER: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -30,10 +29,12 @@ pub async fn infer(
     headers: &HeaderMap,
     peer: Option<Peer>,
     incoming: Incoming,
-    arrival: Instant,
+    context: &Context,
 ) -> Result<Reply, InferError> {
+    context.inference(Protocol::Oip);
     let target = state.registry.target(model, version)?;
     let collected = body::collect(state, headers, incoming).await?;
+    context.received(collected.sent);
     let json_length = headers.get(&INFERENCE_HEADER).map(|v| v.to_str().unwrap_or("?"));
     let mut memory = Tensors::new(state, peer);
     let (chosen, asked, rows) = in_place(collected.bytes.len(), || {
@@ -50,7 +51,13 @@ pub async fn infer(
         let rows = infer::rows(&chosen, &mut request)?;
         Ok::<_, InferError>((chosen, request, rows))
     })?;
-    let request = InferRequest { rows, priority: asked.priority, timeout: asked.timeout, arrival };
+    let request = InferRequest {
+        rows,
+        priority: asked.priority,
+        timeout: asked.timeout,
+        arrival: context.arrival,
+        context: context.clone(),
+    };
     let response = chosen.infer(request, Protocol::Oip).await?;
     let version = chosen.version.to_string();
     let response = infer::response(&chosen, &version, &asked, response.outputs);

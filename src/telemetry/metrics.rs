@@ -3,15 +3,18 @@
 //! Handles are registered once, when a version loads; recording on the request path is an atomic add. The
 //! statistics that `/v2/models/<m>/stats` answers are kept by the same calls, so that both tell the same story.
 
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use super::logging;
+use super::meter::{BusyClock, Meter};
 use super::names::{self, Kind};
+#[cfg(feature = "tensorrt")]
+use super::nvml::GpuWatch;
 use crate::error::ErrorKind;
 
 static METADATA: Metadata<'static> = Metadata::new("visord", Level::INFO, Some("visord"));
@@ -58,7 +61,11 @@ pub struct Telemetry {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
     process: Arc<metrics_process::Collector>,
+    #[cfg(feature = "tensorrt")]
+    gpus: Arc<std::sync::OnceLock<GpuWatch>>,
     triton: bool,
+    summary: bool,
+    log_dropped: Counter,
     /// Open HTTP connections.
     pub connections: Gauge,
     /// Registered regions of shared memory.
@@ -94,7 +101,7 @@ impl Telemetry {
             })
             .expect("bucket lists are not empty")
             .build_recorder();
-        for &(name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL.iter().chain(&names::triton::ALL) {
             let unit = if name.ends_with("_seconds") { Some(Unit::Seconds) } else { None };
             match kind {
                 Kind::Counter => recorder.describe_counter(name.into(), unit, help.into()),
@@ -108,6 +115,7 @@ impl Telemetry {
         let regions = gauge(names::REGIONS);
         let grpc_connections = gauge(names::GRPC_CONNECTIONS);
         let gpu_unused = gauge(names::GPU_UNUSED);
+        let log_dropped = recorder.register_counter(&Key::from_name(names::LOG_LINES_DROPPED), &METADATA);
         recorder
             .register_gauge(
                 &Key::from_parts(
@@ -127,7 +135,11 @@ impl Telemetry {
             recorder: Arc::new(recorder),
             handle,
             process: Arc::new(process),
+            #[cfg(feature = "tensorrt")]
+            gpus: Arc::default(),
             triton,
+            summary: false,
+            log_dropped,
             connections,
             regions,
             grpc_connections,
@@ -137,11 +149,41 @@ impl Telemetry {
         }
     }
 
+    /// The same, where `on` with what the summary line needs besides.
+    #[must_use]
+    pub fn summarizing(mut self, on: bool) -> Self {
+        self.summary = on;
+        self
+    }
+
     /// The Prometheus text exposition.
     #[must_use]
     pub fn render(&self) -> String {
         metrics::with_local_recorder(&*self.recorder, || self.process.collect());
-        self.handle.render()
+        if let Some(logging) = logging::logging() {
+            logging.count_dropped(&self.log_dropped);
+        }
+        #[allow(unused_mut, reason = "without the GPU path nothing is added")]
+        let mut text = self.handle.render();
+        #[cfg(feature = "tensorrt")]
+        if let Some(gpus) = self.gpus.get() {
+            gpus.render(&mut text);
+        }
+        text
+    }
+
+    /// Shows NVML's numbers of `gpus` from now on.
+    #[cfg(feature = "tensorrt")]
+    pub fn watch_gpus(&self, gpus: &[crate::gpu::probe::GpuInfo]) {
+        self.gpus.get_or_init(|| GpuWatch::start(gpus.to_vec()));
+    }
+
+    /// To be called before [`Self::render`] answers a scrape; waits half a second at most, and for nothing without a GPU.
+    pub async fn refresh(&self) {
+        #[cfg(feature = "tensorrt")]
+        if let Some(gpus) = self.gpus.get() {
+            gpus.refresh().await;
+        }
     }
 
     /// Folds recorded histogram samples into their buckets; to be called every few seconds, since samples
@@ -212,6 +254,9 @@ impl Telemetry {
             restarts: self.counter(names::INSTANCE_RESTARTS, labels()),
             triton,
             statistics: Statistics::default(),
+            meter: self.summary.then(Meter::default),
+            instances: OnceLock::new(),
+            since: OnceLock::new(),
         }
     }
 }
@@ -249,7 +294,7 @@ pub struct DurationStat {
 }
 
 impl DurationStat {
-    fn add(&self, d: Duration) {
+    pub(super) fn add(&self, d: Duration) {
         self.count.fetch_add(1, Relaxed);
         self.ns.fetch_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
@@ -315,10 +360,8 @@ pub struct ModelMetrics {
     executions: Counter,
     request: Histogram,
     queue: Histogram,
-    /// Decoding one image.
-    pub decode: Histogram,
-    /// Resizing and normalising one image.
-    pub preprocess: Histogram,
+    decode: Histogram,
+    preprocess: Histogram,
     compute: Histogram,
     postprocess: Histogram,
     batch_size: Histogram,
@@ -332,6 +375,10 @@ pub struct ModelMetrics {
     triton: Option<TritonCounters>,
     /// The same numbers for the statistics endpoint.
     pub statistics: Statistics,
+    /// What the summary line needs besides.
+    pub(super) meter: Option<Meter>,
+    instances: OnceLock<Box<[BusyClock]>>,
+    since: OnceLock<Instant>,
 }
 
 impl std::fmt::Debug for ModelMetrics {
@@ -347,6 +394,39 @@ impl ModelMetrics {
         &self.telemetry
     }
 
+    /// Says how many instances run the version, once.
+    pub fn set_instances(&self, count: usize) {
+        self.instances.get_or_init(|| (0..count).map(|_| BusyClock::default()).collect());
+    }
+
+    /// How long each instance was busy.
+    #[must_use]
+    pub fn instances(&self) -> &[BusyClock] {
+        self.instances.get().map_or(&[], |clocks| clocks)
+    }
+
+    /// When it had loaded.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.since.get().copied()
+    }
+
+    /// How long the instances together were busy until `now`.
+    #[must_use]
+    pub fn busy(&self, now: Instant) -> Duration {
+        self.instances().iter().map(|clock| clock.busy(now)).sum()
+    }
+
+    /// Records how long decoding, and resizing and normalising, each image of a batch took.
+    pub fn images(&self, decode: &[Duration], preprocess: &[Duration]) {
+        decode.iter().for_each(|d| self.decode.record(*d));
+        preprocess.iter().for_each(|d| self.preprocess.record(*d));
+        if let Some(meter) = &self.meter {
+            decode.iter().for_each(|d| meter.decode.add(*d));
+            preprocess.iter().for_each(|d| meter.preprocess.add(*d));
+        }
+    }
+
     /// Counts an answered request. Copies are only counted: their latency is not what a client saw.
     pub fn request_succeeded(&self, protocol: Protocol, total: Duration, stages: StageTimes) {
         self.success[protocol as usize].increment(1);
@@ -354,6 +434,9 @@ impl ModelMetrics {
             return;
         }
         self.request.record(total);
+        if let Some(meter) = &self.meter {
+            meter.latencies.record(total);
+        }
         let s = &self.statistics;
         s.success.add(total);
         s.queue.add(stages.queue);
@@ -464,6 +547,7 @@ impl ModelMetrics {
 
     /// Sets what is known once the version has loaded.
     pub fn loaded(&self, info: &[(&'static str, String)], took: Duration, queue_capacity: usize) {
+        self.since.get_or_init(Instant::now);
         let mut labels = self.labels.clone();
         labels.extend(info.iter().map(|(k, v)| Label::new(*k, v.clone())));
         self.telemetry.gauge(names::BACKEND_INFO, labels).set(1.0);

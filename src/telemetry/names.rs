@@ -67,6 +67,12 @@ pub const TLS_EXPIRY: &str = "visord_tls_certificate_expiry_timestamp_seconds";
 pub const REGIONS: &str = "visord_shared_memory_regions";
 /// Request bodies held in memory.
 pub const INFLIGHT_BYTES: &str = "visord_request_inflight_bytes";
+/// Lines of the log that nobody read in time.
+pub const LOG_LINES_DROPPED: &str = "visord_log_lines_dropped_total";
+/// Spans that the collector took.
+pub const TRACE_SPANS_EXPORTED: &str = "visord_trace_spans_exported_total";
+/// Spans that were lost, by `reason`.
+pub const TRACE_SPANS_DROPPED: &str = "visord_trace_spans_dropped_total";
 /// Plans that were asked of the plan cache, by `outcome`.
 pub const PLAN_CACHE: &str = "visord_plan_cache_total";
 /// How long the latest build of a plan took, by `model` and `version`.
@@ -78,6 +84,53 @@ pub const BUILD_PROGRESS: &str = "visord_engine_build_progress_ratio";
 pub const IMAGE_DECODES: &str = "visord_image_decodes_total";
 /// 1 where there is a GPU and a model is served without it.
 pub const GPU_UNUSED: &str = "visord_gpu_unused";
+
+/// 1 while NVML answers for a GPU that visord sees; this and what follows by `gpu`, `uuid` and `name`.
+pub const GPU_UP: &str = "visord_gpu_up";
+/// Share of the time in which a kernel ran.
+pub const GPU_UTILIZATION: &str = "visord_gpu_utilization_ratio";
+/// Share of the time in which the video decoder was busy.
+pub const GPU_DECODER_UTILIZATION: &str = "visord_gpu_decoder_utilization_ratio";
+/// Share of the time in which the JPEG decoder was busy.
+pub const GPU_JPEG_UTILIZATION: &str = "visord_gpu_jpeg_utilization_ratio";
+/// Memory in use, of all processes.
+pub const GPU_MEMORY_USED: &str = "visord_gpu_memory_used_bytes";
+/// Memory that there is.
+pub const GPU_MEMORY_TOTAL: &str = "visord_gpu_memory_total_bytes";
+/// Temperature of the chip.
+pub const GPU_TEMPERATURE: &str = "visord_gpu_temperature_celsius";
+/// Power drawn.
+pub const GPU_POWER: &str = "visord_gpu_power_watts";
+/// Power at which the driver lowers the clocks.
+pub const GPU_POWER_LIMIT: &str = "visord_gpu_power_limit_watts";
+/// Energy used since the driver was loaded.
+pub const GPU_ENERGY: &str = "visord_gpu_energy_joules_total";
+/// Clocks now, by `clock`: `sm` or `memory`.
+pub const GPU_CLOCK: &str = "visord_gpu_clock_hertz";
+/// The highest that they can be, likewise.
+pub const GPU_CLOCK_MAX: &str = "visord_gpu_clock_max_hertz";
+/// Errors of the memory, by `type`: `corrected` or `uncorrected`.
+pub const GPU_ECC_ERRORS: &str = "visord_gpu_ecc_errors_total";
+/// 1 where the clocks are held down, by `reason`.
+pub const GPU_THROTTLED: &str = "visord_gpu_throttled";
+
+/// What comes from NVML.
+pub const NVML: [&str; 14] = [
+    GPU_UP,
+    GPU_UTILIZATION,
+    GPU_DECODER_UTILIZATION,
+    GPU_JPEG_UTILIZATION,
+    GPU_MEMORY_USED,
+    GPU_MEMORY_TOTAL,
+    GPU_TEMPERATURE,
+    GPU_POWER,
+    GPU_POWER_LIMIT,
+    GPU_ENERGY,
+    GPU_CLOCK,
+    GPU_CLOCK_MAX,
+    GPU_ECC_ERRORS,
+    GPU_THROTTLED,
+];
 
 /// Requests whose version, by `[traffic]`, was not ready, so that another answered, by `model` and `version`.
 pub const TRAFFIC_FALLBACKS: &str = "visord_traffic_fallbacks_total";
@@ -144,11 +197,32 @@ pub const ALL: &[(&str, Kind, &str)] = &[
     (TLS_EXPIRY, Kind::Gauge, "When the certificate in use ends, seconds since 1970."),
     (REGIONS, Kind::Gauge, "Regions of shared memory that clients have registered."),
     (INFLIGHT_BYTES, Kind::Gauge, "Bytes of request bodies held in memory."),
+    (LOG_LINES_DROPPED, Kind::Counter, "Lines of the log that were dropped because nobody read them."),
+    (TRACE_SPANS_EXPORTED, Kind::Counter, "Spans of traces that the collector took."),
+    (TRACE_SPANS_DROPPED, Kind::Counter, "Spans of traces that were dropped, by reason."),
     (PLAN_CACHE, Kind::Counter, "TensorRT plans asked of the plan cache, by outcome."),
     (BUILD_SECONDS, Kind::Gauge, "How long the latest build of a TensorRT plan took."),
     (BUILD_PROGRESS, Kind::Gauge, "How far the build of a TensorRT plan is, 0 to 1."),
     (IMAGE_DECODES, Kind::Counter, "Images decoded for an engine on a GPU, by who decoded."),
     (GPU_UNUSED, Kind::Gauge, "1 where there is a GPU and a model is served without it."),
+    (GPU_UP, Kind::Gauge, "1 while NVML answers for a GPU that visord sees."),
+    (GPU_UTILIZATION, Kind::Gauge, "Share of the time in which a kernel ran, 0 to 1."),
+    (GPU_DECODER_UTILIZATION, Kind::Gauge, "Share of the time in which the video decoder was busy, 0 to 1."),
+    (GPU_JPEG_UTILIZATION, Kind::Gauge, "Share of the time in which the JPEG decoder was busy, 0 to 1."),
+    (GPU_MEMORY_USED, Kind::Gauge, "Memory of a GPU in use by all processes."),
+    (GPU_MEMORY_TOTAL, Kind::Gauge, "Memory of a GPU."),
+    (GPU_TEMPERATURE, Kind::Gauge, "Temperature of a GPU."),
+    (GPU_POWER, Kind::Gauge, "Power that a GPU draws."),
+    (GPU_POWER_LIMIT, Kind::Gauge, "Power at which the driver lowers a GPU's clocks."),
+    (GPU_ENERGY, Kind::Counter, "Energy that a GPU has used since its driver was loaded."),
+    (GPU_CLOCK, Kind::Gauge, "Clocks of a GPU."),
+    (GPU_CLOCK_MAX, Kind::Gauge, "The highest that a GPU's clocks can be."),
+    (
+        GPU_ECC_ERRORS,
+        Kind::Counter,
+        "Errors of a GPU's memory since its driver was loaded, by whether ECC corrected them.",
+    ),
+    (GPU_THROTTLED, Kind::Gauge, "1 where a GPU's clocks are held down, by reason."),
     (TRAFFIC_FALLBACKS, Kind::Counter, "Requests whose version was not ready, so that another answered."),
     (TRAFFIC_SHARE, Kind::Gauge, "Share of the requests that [traffic] gives to a version."),
     (
@@ -198,4 +272,21 @@ pub mod triton {
     pub const OUTPUT_US: &str = "nv_inference_compute_output_duration_us";
     /// Rows waiting.
     pub const PENDING: &str = "nv_inference_pending_request_count";
+
+    /// Kind and help of each.
+    pub const ALL: [(&str, super::Kind, &str); 10] = {
+        use super::Kind::{Counter, Gauge};
+        [
+            (SUCCESS, Counter, "Requests that succeeded."),
+            (FAILURE, Counter, "Requests that failed, by reason."),
+            (COUNT, Counter, "Rows inferred."),
+            (EXEC_COUNT, Counter, "Batches run."),
+            (REQUEST_US, Counter, "Microseconds from arrival to answer."),
+            (QUEUE_US, Counter, "Microseconds in the queue."),
+            (INPUT_US, Counter, "Microseconds of decode and preprocessing."),
+            (INFER_US, Counter, "Microseconds in the engine."),
+            (OUTPUT_US, Counter, "Microseconds of post-processing."),
+            (PENDING, Gauge, "Rows waiting."),
+        ]
+    };
 }

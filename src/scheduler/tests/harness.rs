@@ -21,6 +21,7 @@ use crate::model::tensorrt::TensorRtConfig;
 use crate::problems::Problems;
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::served::ServedModel;
+use crate::telemetry::context::Context as Unobserved;
 use crate::telemetry::metrics::{Protocol, Telemetry};
 use crate::tensor::{Datatype, Tensor, TensorSpec};
 
@@ -264,7 +265,8 @@ impl Server {
         arrival: Instant,
     ) -> InFlight {
         let served = Arc::clone(&self.served);
-        let request = InferRequest { rows, priority, timeout, arrival };
+        let request =
+            InferRequest { rows, priority, timeout, arrival, context: Unobserved::unobserved(arrival) };
         let mut future: Pin<Box<dyn Future<Output = Answer>>> =
             Box::pin(async move { served.infer(request, Protocol::Http).await });
         let _entered = self.runtime.enter();

@@ -278,6 +278,7 @@ fn a_request_in_hand_outlives_the_change_that_drops_its_version() {
         priority: 0,
         timeout: None,
         arrival: std::time::Instant::now(),
+        context: crate::telemetry::context::Context::unobserved(std::time::Instant::now()),
     };
     let (_, _, batches) = model.versions.remove(0);
     std::thread::scope(|s| {

@@ -11,14 +11,15 @@ use hyper::header::HeaderName;
 use crate::error::{ErrorKind, InferError, shorten};
 use crate::server::shared_memory::Peer;
 use crate::server::state::Reservation;
+use crate::telemetry::context::Context;
 
 static TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// One call.
 #[derive(Debug)]
 pub struct Call {
-    /// When its head had been read.
-    pub arrival: Instant,
+    /// What follows it.
+    pub context: Context,
     /// When nobody waits for the answer any more.
     pub deadline: Option<Instant>,
     /// Where it came from; known where shared memory is on.
@@ -32,9 +33,9 @@ impl Call {
     ///
     /// # Errors
     /// `InvalidArgument` for a `grpc-timeout` that is none.
-    pub fn new(headers: &HeaderMap, arrival: Instant, peer: Option<Peer>) -> Result<Self, InferError> {
-        let deadline = timeout(headers)?.and_then(|t| arrival.checked_add(t));
-        Ok(Self { arrival, deadline, peer, held: Mutex::default() })
+    pub fn new(headers: &HeaderMap, peer: Option<Peer>, context: Context) -> Result<Self, InferError> {
+        let deadline = timeout(headers)?.and_then(|t| context.arrival.checked_add(t));
+        Ok(Self { context, deadline, peer, held: Mutex::default() })
     }
 
     /// Keeps the memory of a message that is complete.
@@ -134,8 +135,9 @@ mod tests {
             (Some(Duration::ZERO), None, Some(Duration::from_nanos(1))),
         ];
         for (call, asked, want) in cases {
+            let context = Context::unobserved(arrival);
             let call =
-                Call { arrival, deadline: call.map(|c| arrival + c), peer: None, held: Mutex::default() };
+                Call { context, deadline: call.map(|c| arrival + c), peer: None, held: Mutex::default() };
             assert_eq!(call.timeout(asked, arrival), want, "{call:?} {asked:?}");
         }
     }

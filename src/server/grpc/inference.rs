@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
 
+use prost::Message as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -19,10 +19,12 @@ use crate::repository::LoadParameters;
 use crate::scheduler::request::InferRequest;
 use crate::scheduler::traffic::Sticky;
 use crate::server::body::in_place;
+use crate::server::logging::{self, Setting};
 use crate::server::oip::Place;
 use crate::server::shared_memory::{Peer, Regions, Tensors};
 use crate::server::state::{Reservation, ServerState};
 use crate::server::{infer, oip};
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 
 /// What a request can be recognised by.
@@ -47,15 +49,17 @@ impl Sticky for Asked<'_> {
     }
 }
 
-/// Answers one request, of a call of its own or of a stream; `arrival` is when it came.
+/// Answers one request, of a call of its own or of a stream.
 pub(super) async fn infer(
     state: &ServerState,
     message: ModelInferRequest,
     metadata: &MetadataMap,
     call: &Call,
-    arrival: Instant,
+    context: &Context,
     mut reservation: Option<Reservation>,
 ) -> Result<pb::ModelInferResponse, InferError> {
+    context.inference(Protocol::OipGrpc);
+    context.received(reservation.as_ref().map_or(0, Reservation::bytes));
     let target = state.registry.target(&message.model_name, message.version())?;
     let served = target.pick(&Asked { metadata, parameters: &message.parameters });
     let mut memory = Tensors::new(state, call.peer);
@@ -64,8 +68,9 @@ pub(super) async fn infer(
         let rows = infer::rows(&served, &mut asked)?;
         Ok::<_, InferError>((asked, rows))
     })?;
+    let (arrival, context) = (context.arrival, context.clone());
     let timeout = call.timeout(asked.timeout, arrival);
-    let request = InferRequest { rows, priority: asked.priority, timeout, arrival };
+    let request = InferRequest { rows, priority: asked.priority, timeout, arrival, context };
     let outputs = served.infer(request, Protocol::OipGrpc).await?.outputs;
     let version = served.version.to_string();
     let answered = infer::response(&served, &version, &asked, outputs);
@@ -182,8 +187,10 @@ impl GrpcInferenceService for ServerState {
     ) -> Result<Response<pb::ModelInferResponse>, Status> {
         let call = call(&request)?;
         let (metadata, _, message) = request.into_parts();
-        let answer = infer(self, message, &metadata, &call, call.arrival, call.release());
-        answer.await.map(Response::new).map_err(|e| status(&e))
+        let answer = infer(self, message, &metadata, &call, &call.context, call.release()).await;
+        let answer = answer.map_err(|e| status(&e))?;
+        call.context.answers(|| answer.encoded_len());
+        Ok(Response::new(answer))
     }
 
     type ModelStreamInferStream = ReceiverStream<Result<pb::ModelStreamInferResponse, Status>>;
@@ -311,15 +318,46 @@ impl GrpcInferenceService for ServerState {
         &self,
         _: Request<pb::TraceSettingRequest>,
     ) -> Result<Response<pb::TraceSettingResponse>, Status> {
-        Err(unimplemented("traces are not recorded; /metrics has the time of every stage"))
+        Err(unimplemented("traces go to --otlp-endpoint, which is set when the server starts"))
     }
 
     async fn log_settings(
         &self,
-        _: Request<pb::LogSettingsRequest>,
+        request: Request<pb::LogSettingsRequest>,
     ) -> Result<Response<pb::LogSettingsResponse>, Status> {
-        Err(unimplemented("the log is set by --log-level and --log-format when the server starts"))
+        log_settings(self, request.into_inner()).map(Response::new).map_err(|e| status(&e))
     }
+}
+
+/// Answers with the log's settings, after changing those that are given.
+fn log_settings(
+    state: &ServerState,
+    request: pb::LogSettingsRequest,
+) -> Result<pb::LogSettingsResponse, InferError> {
+    use pb::log_settings_request::setting_value::ParameterChoice as Given;
+    use pb::log_settings_response::SettingValue;
+    use pb::log_settings_response::setting_value::ParameterChoice as Told;
+    if !request.settings.is_empty() {
+        let given = request.settings.into_iter().map(|(name, value)| {
+            let value = match value.parameter_choice {
+                Some(Given::BoolParam(value)) => Setting::Bool(value),
+                Some(Given::Uint32Param(value)) => Setting::Number(value.into()),
+                Some(Given::StringParam(value)) => Setting::Text(value),
+                None => Setting::Other("nothing".to_owned()),
+            };
+            (name, value)
+        });
+        logging::change(state, given)?;
+    }
+    let settings = logging::settings()?.into_iter().map(|(name, value)| {
+        let value = match value {
+            Setting::Bool(value) => Told::BoolParam(value),
+            Setting::Number(value) => Told::Uint32Param(u32::try_from(value).unwrap_or(u32::MAX)),
+            Setting::Text(value) | Setting::Other(value) => Told::StringParam(value),
+        };
+        (name.to_owned(), SettingValue { parameter_choice: Some(value) })
+    });
+    Ok(pb::LogSettingsResponse { settings: settings.collect() })
 }
 
 /// `config` and `file:<version>/<file>`; others are not looked at, as Triton has more of them.

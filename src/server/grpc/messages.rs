@@ -87,7 +87,7 @@ impl Messages {
             left: 0,
             reservation: None,
             compressed: None,
-            begun: call.arrival.into(),
+            begun: call.context.arrival.into(),
             complete: 0,
             ready: VecDeque::new(),
             ended: false,

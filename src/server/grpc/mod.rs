@@ -18,7 +18,7 @@ mod status;
 mod stream;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -36,6 +36,7 @@ use self::status::{reason, reason_of, status};
 use super::body::Encoding;
 use super::state::ServerState;
 use crate::error::{ErrorKind, InferError, shorten};
+use crate::telemetry::context::Context;
 use crate::telemetry::metrics::Protocol;
 
 /// Messages and services that build.rs makes out of `proto/`.
@@ -60,6 +61,9 @@ const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
 static ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const ENCODINGS: HeaderValue = HeaderValue::from_static("identity,deflate,gzip");
+
+/// Methods that only ask how we are.
+const PROBES: [&str; 3] = ["ServerLive", "ServerReady", "ModelReady"];
 
 /// Largest message of a method that takes names and settings alone: what such a message becomes in memory may be ten
 /// times its size.
@@ -118,13 +122,17 @@ impl Route {
 }
 
 /// Answers one call of any service.
-pub async fn answer(state: Arc<ServerState>, request: Request<Incoming>) -> Response<Body> {
-    let arrival = Instant::now();
+pub async fn answer(
+    state: &Arc<ServerState>,
+    request: Request<Incoming>,
+    context: &Context,
+) -> Response<Body> {
     let path = request.uri().path();
     let route = Route::of(path);
     let protocol = route.and_then(Route::protocol);
     if let Err(error) = is_grpc(&request) {
         state.telemetry.count_error(protocol, error.kind);
+        context.failed(error.kind);
         return not_grpc(&error);
     }
     let no_method = || {
@@ -136,14 +144,16 @@ pub async fn answer(state: Arc<ServerState>, request: Request<Incoming>) -> Resp
     };
     let (unknown, result) = match route {
         None => (String::new(), Err(no_method())),
-        Some(route) => (no_method().message, call(&state, route, request, arrival).await),
+        Some(route) => (no_method().message, call(state, route, request, context).await),
     };
     let mut response = result.unwrap_or_else(|error| status(&error).into_http());
     response.headers_mut().insert(ACCEPT_ENCODING.clone(), ENCODINGS);
     let code = response.headers().get("grpc-status").map(|v| Code::from_bytes(v.as_bytes()));
     let Some(code) = code.filter(|c| *c != Code::Ok) else { return response };
     let found = reason(response.headers());
-    state.telemetry.count_error(protocol, found.unwrap_or_else(|| reason_of(code)));
+    let kind = found.unwrap_or_else(|| reason_of(code));
+    state.telemetry.count_error(protocol, kind);
+    context.failed(kind);
     if found.is_none() && code == Code::Unimplemented {
         // The generated service's own answer has no text.
         return status(&InferError::new(ErrorKind::UnknownPath, unknown)).into_http();
@@ -155,10 +165,14 @@ async fn call(
     state: &Arc<ServerState>,
     route: Route,
     mut request: Request<Incoming>,
-    arrival: Instant,
+    context: &Context,
 ) -> Result<Response<Body>, InferError> {
     let peer = request.extensions().get().copied();
-    let call = Arc::new(Call::new(request.headers(), arrival, peer)?);
+    let method = request.uri().path().rsplit('/').next().unwrap_or("");
+    if route.kind != Kind::Unary || route.service == Service::Health || PROBES.contains(&method) {
+        context.quiet();
+    }
+    let call = Arc::new(Call::new(request.headers(), peer, context.clone())?);
     let encoding = Encoding::of(request.headers(), &ENCODING)?;
     // What tonic gets is inflated.
     request.headers_mut().remove(&ENCODING);
@@ -174,7 +188,7 @@ async fn call(
             Err(_) => {
                 let text = format!(
                     "grpc-timeout: not answered within {} microseconds of arrival",
-                    deadline.saturating_duration_since(arrival).as_micros()
+                    deadline.saturating_duration_since(context.arrival).as_micros()
                 );
                 Err(InferError::new(ErrorKind::DeadlineExceeded, text))
             }
@@ -199,6 +213,16 @@ async fn serve(state: &Arc<ServerState>, service: Service, request: Request<Mess
         Service::ReflectionAlpha => return reflection::v1_alpha(request).await,
     };
     answer.await.unwrap_or_else(|e| match e {})
+}
+
+/// The code in the head of an answer: of an error, or of success, whose trailers come later. `None` where the request was
+/// no call of gRPC.
+#[must_use]
+pub fn code<B>(answer: &Response<B>) -> Option<i32> {
+    let grpc =
+        answer.headers().get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/grpc"));
+    let code = answer.headers().get("grpc-status").map_or(Code::Ok, |v| Code::from_bytes(v.as_bytes()));
+    grpc.then_some(code as i32)
 }
 
 /// Whether this is a call of gRPC at all.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use prost::Message as _;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -50,7 +51,10 @@ impl PipelineService for ServerState {
     ) -> Result<Response<pb::Response>, Status> {
         let call = call(&request)?;
         let (metadata, _, message) = request.into_parts();
+        let context = &call.context;
+        context.inference(Protocol::PaddleGrpc);
         let mut reservation = call.release();
+        context.received(reservation.as_ref().map_or(0, Reservation::bytes));
         let read = message.read(self.paddle, self.limits.max_images).map_err(|e| status(&e))?;
         let service = service(self, &read.request.name);
         let answer = Answer {
@@ -78,12 +82,14 @@ impl PipelineService for ServerState {
         };
         let mut response = Response::new(response.unwrap_or_else(|(stage, error)| {
             self.telemetry.count_error(Some(Protocol::PaddleGrpc), error.kind);
+            context.failed(error.kind);
             pb::Response {
                 err_no: answer.err_no(&error),
                 err_msg: answer.error_text(stage, &error.message),
                 ..pb::Response::default()
             }
         }));
+        context.answers(|| response.get_ref().encoded_len());
         // The message has no field for it.
         if let Some(label) = label.and_then(|label| MetadataValue::try_from(label).ok()) {
             response.metadata_mut().insert(MODEL_VERSION, label);
@@ -163,8 +169,9 @@ async fn run(
 ) -> Result<pb::Response, (Stage, InferError)> {
     let at = |e: InferError| (stage(e.kind), e);
     let (rows, arrays) = rows.map_err(at)?;
-    let timeout = call.timeout(None, call.arrival);
-    let request = InferRequest { rows, priority: 0, timeout, arrival: call.arrival };
+    let (arrival, context) = (call.context.arrival, call.context.clone());
+    let timeout = call.timeout(None, arrival);
+    let request = InferRequest { rows, priority: 0, timeout, arrival, context };
     let outputs = served.infer(request, Protocol::PaddleGrpc).await.map_err(at)?.outputs;
     let mut response = pb::Response::default();
     for (key, tensor) in named(served, &outputs) {

@@ -1,8 +1,8 @@
 //! `ModelStreamInfer`: many requests on one stream, several of them at once, each answered when it is ready.
 
 use std::sync::Arc;
-use std::time::Instant;
 
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt;
@@ -13,10 +13,12 @@ use tonic::{Request, Status, Streaming};
 use super::call::Call;
 use super::inference::infer;
 use super::pb::inference as pb;
-use super::request::ModelInferRequest;
+use super::pb::inference::infer_parameter::ParameterChoice as Choice;
+use super::request::{ModelInferRequest, Parameter, Parameters};
 use super::status::{reason, reason_of, status};
 use crate::error::{ErrorKind, InferError};
 use crate::server::state::{Reservation, ServerState};
+use crate::telemetry::context::{Answered, Context, Exchange};
 use crate::telemetry::metrics::Protocol;
 
 /// Requests of one stream that are worked on at once; with more, it is not read further.
@@ -28,6 +30,10 @@ const MAX_UNSENT: usize = 16;
 /// Asks for, and marks, the last answer to a request. Here each is the last.
 const WANTS_FINAL: &str = "triton_enable_empty_final_response";
 const FINAL: &str = "triton_final_response";
+
+/// Parameters of a request and of its answer that have no header of their own on a stream.
+const REQUEST_ID: &str = "x-request-id";
+const TRACEPARENT: &str = "traceparent";
 
 type Answer = Result<pb::ModelStreamInferResponse, Status>;
 
@@ -84,6 +90,7 @@ impl Answering {
         let mut in_flight = JoinSet::new();
         let mut reading = Ok(());
         let mut more = true;
+        let mut number = 0;
         while more || !in_flight.is_empty() {
             tokio::select! {
                 // The client has gone; dropping the requests takes them out of the queue.
@@ -99,12 +106,17 @@ impl Answering {
                 }
                 request = requests.next(), if more && in_flight.len() < MAX_IN_FLIGHT => match request {
                     Some(Ok(request)) => {
+                        number += 1;
+                        let id = text(&request.parameters, REQUEST_ID);
+                        let parent = text(&request.parameters, TRACEPARENT);
+                        let exchange = self.state.observer.next(&self.call.context, number, id, parent);
                         let answer = answer(
                             Arc::clone(&self.state),
                             Arc::clone(&self.call),
                             Arc::clone(&self.metadata),
                             request,
                             self.call.release(),
+                            exchange,
                         );
                         in_flight.spawn(answer);
                     }
@@ -132,24 +144,51 @@ async fn answer(
     metadata: Arc<MetadataMap>,
     request: ModelInferRequest,
     reservation: Option<Reservation>,
+    exchange: Exchange,
 ) -> pb::ModelStreamInferResponse {
+    let context = exchange.context();
     let id = request.id.clone();
     let wants_final = request.parameters.is_true(WANTS_FINAL);
-    let mut answer = match infer(&state, request, &metadata, &call, Instant::now(), reservation).await {
+    let mut code = 0;
+    let mut answer = match infer(&state, request, &metadata, &call, context, reservation).await {
         Ok(response) => {
             pb::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
         }
         Err(error) => {
             state.telemetry.count_error(Some(Protocol::OipGrpc), error.kind);
+            context.failed(error.kind);
+            code = error.kind.status().grpc;
             failed(id, error)
         }
     };
-    if let Some(response) = answer.infer_response.as_mut().filter(|_| wants_final) {
-        use pb::infer_parameter::ParameterChoice::BoolParam;
-        let parameter = pb::InferParameter { parameter_choice: Some(BoolParam(true)) };
-        response.parameters.insert(FINAL.to_owned(), parameter);
+    if let Some(response) = &mut answer.infer_response {
+        mark(response, context);
+        if wants_final {
+            add(response, FINAL, Choice::BoolParam(true));
+        }
     }
+    context.answers(|| answer.encoded_len());
+    exchange.finish(Answered::Grpc(code), None);
     answer
+}
+
+/// What is a header elsewhere.
+fn mark(response: &mut pb::ModelInferResponse, context: &Context) {
+    add(response, REQUEST_ID, Choice::StringParam(context.id().to_owned()));
+    if let Some(traceparent) = context.traceparent() {
+        add(response, TRACEPARENT, Choice::StringParam(traceparent.to_str().unwrap_or("").to_owned()));
+    }
+}
+
+fn add(response: &mut pb::ModelInferResponse, name: &str, value: Choice) {
+    response.parameters.insert(name.to_owned(), pb::InferParameter { parameter_choice: Some(value) });
+}
+
+fn text<'a>(parameters: &'a Parameters, name: &str) -> Option<&'a str> {
+    match parameters.get(name)? {
+        Parameter::Text(text) => Some(text),
+        Parameter::Bool(_) | Parameter::Int(_) | Parameter::Uint(_) | Parameter::Double(_) => None,
+    }
 }
 
 /// The answer that is an error: `id` says whose.

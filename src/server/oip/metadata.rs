@@ -6,7 +6,7 @@ use crate::tensor::{Datatype, TensorSpec};
 
 /// The protocol extensions that are served. `system_shared_memory` is where it is on; Triton's others are not:
 /// `sequence`, `cuda_shared_memory`, `trace`, `logging`.
-pub const EXTENSIONS: [&str; 8] = [
+pub const EXTENSIONS: [&str; 9] = [
     "classification",
     "model_repository",
     "model_repository(unload_dependents)",
@@ -15,6 +15,7 @@ pub const EXTENSIONS: [&str; 8] = [
     "binary_tensor_data",
     "parameters",
     "statistics",
+    "logging",
 ];
 
 /// The answer to `GET /v2`.

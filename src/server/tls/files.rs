@@ -148,6 +148,14 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// The roots in a PEM file; blocking.
+///
+/// # Errors
+/// Why they cannot be used, without the file's name.
+pub fn read_roots(path: &Path) -> Result<RootCertStore, String> {
+    roots(&read(path)?)
+}
+
 fn no_key(error: &pem::Error) -> String {
     if matches!(error, pem::Error::NoItemsFound) {
         "holds no private key; it must be PEM, with BEGIN PRIVATE KEY, BEGIN RSA PRIVATE KEY or BEGIN EC PRIVATE \

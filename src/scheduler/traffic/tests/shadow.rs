@@ -8,6 +8,7 @@ use super::*;
 use crate::error::InferError;
 use crate::scheduler::request::{InferRequest, InferResponse};
 use crate::scheduler::tests::harness::Verdict;
+use crate::telemetry::context::Context;
 
 /// Version 1 answers, version 2 runs copies, and the runtime that copies run on.
 struct Pair {
@@ -21,7 +22,8 @@ fn toml(fraction: &str, more: &str) -> String {
 
 fn request(values: &[i32]) -> InferRequest {
     let rows = values.iter().map(|v| row(&[*v])).collect();
-    InferRequest { rows, priority: 0, timeout: None, arrival: Instant::now() }
+    let arrival = Instant::now();
+    InferRequest { rows, priority: 0, timeout: None, arrival, context: Context::unobserved(arrival) }
 }
 
 impl Pair {
