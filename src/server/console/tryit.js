@@ -3,7 +3,7 @@
 import * as client from "./client.js";
 import { commands, show as showCommands } from "./commands.js";
 import * as compare from "./compare.js";
-import { byId, bytes, fixed, h, percent, setText, short } from "./dom.js";
+import { byId, bytes, fixed, h, percent, setText } from "./dom.js";
 
 const TOP = 5;
 const FIRST = 8;
@@ -271,7 +271,7 @@ function embedding(rows, good) {
     );
     parts.push(h("dl", { class: "facts" }, fact("Distance (L2)", fixed(far, 4), "l2"), ...rows.map((row, i) => fact(`Length of ${good[i].slot.name.toUpperCase()}`, fixed(compare.norm(row.values), 4)))));
   } else {
-    parts.push(h("dl", { class: "facts", "data-said": `${rows[0].values.length} values.` }, fact("Values", short(rows[0].values.length)), fact("Length", fixed(compare.norm(rows[0].values), 4))));
+    parts.push(h("dl", { class: "facts", "data-said": `${rows[0].values.length} values.` }, fact("Values", fixed(rows[0].values.length, 0)), fact("Length", fixed(compare.norm(rows[0].values), 4))));
     if (rows.length === 1) parts.push(h("p", { class: "note" }, "Give a second image to compare."));
   }
   return [...parts, firsts(rows, good)];
@@ -319,6 +319,6 @@ function firsts(rows, good) {
   const lines = Array.from({ length: count }, (_, i) =>
     h("tr", {}, h("th", { scope: "row" }, String(i)), ...rows.map((row) => h("td", { class: "number" }, cell(row, i)))));
   const first = rows[0];
-  const caption = first.datatype === "BYTES" ? "Strings are not shown" : `The first ${count} of ${short(first.values.length)} values`;
+  const caption = first.datatype === "BYTES" ? "Strings are not shown" : `The first ${count} of ${fixed(first.values.length, 0)} values`;
   return h("details", first.row ? {} : { open: true }, h("summary", {}, caption), h("table", { class: "firsts" }, h("thead", {}, head), h("tbody", {}, ...lines)));
 }
