@@ -164,9 +164,14 @@ export class TryIt {
     if (!model?.input || filled.length === 0) return;
     const run = (this.run += 1);
     byId("results").setAttribute("aria-busy", "true");
-    const answers = await Promise.all(filled.map((slot) => this.one(slot, model)));
-    // Another image or model came meanwhile, and its answers go before these.
-    if (run !== this.run) return;
+    // Two images are asked of one version, whichever traffic picks for the first: others' vectors do not compare.
+    const answers = [];
+    for (const slot of filled) {
+      const version = model.version || answers.find((answer) => !answer.error)?.version;
+      answers.push(await this.one(slot, { ...model, version }));
+      // Another image or model came meanwhile, and its answers go before these.
+      if (run !== this.run) return;
+    }
     byId("results").removeAttribute("aria-busy");
     this.answers = answers;
     this.show();
