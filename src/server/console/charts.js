@@ -194,7 +194,7 @@ export class Band extends Picture {
 const SHADES = 5;
 const ROW = 34;
 
-/** Batch sizes: a column for each second, a row for each bucket, darker where more batches were; shares at the right. */
+/** Batch sizes: a column for each second, a row for each bucket, stronger where more batches were; shares at the right. */
 export class Heatmap extends Picture {
   constructor(host, { title, height = 172 }) {
     super(host, height);
