@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use toml::Value;
 
+use crate::bench::args::BenchArgs;
 use crate::doctor::args::DoctorArgs;
 use crate::init::InitArgs;
 use crate::migrate::args::MigrateArgs;
@@ -52,6 +53,8 @@ pub enum Command {
     Migrate(Box<MigrateArgs>),
     /// Make a first model folder of an ONNX file, with a comment for each guess
     Init(InitArgs),
+    /// Load a server over any of its protocols, and say what it answered, how fast and how late
+    Bench(Box<BenchArgs>),
 }
 
 /// Which generation of PaddleServing's error numbers is spoken.
@@ -391,7 +394,7 @@ pub fn parse(
         Command::Doctor(args) if args.health.is_some() => &None,
         Command::Doctor(args) => &args.serve.config,
         Command::Build(args) => &args.config,
-        Command::Migrate(_) | Command::Init(_) => &None,
+        Command::Migrate(_) | Command::Init(_) | Command::Bench(_) => &None,
     };
     let Some(file) = file else { return Ok(cli) };
     let defaults = file_defaults(file, problems);

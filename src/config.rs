@@ -41,6 +41,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// As [`resolve`](Self::resolve), with the models of the whole repository in every mode.
+    pub fn resolve_all(args: ServeArgs, problems: &mut Problems) -> Self {
+        let mut config = Self::resolve(args, problems);
+        if config.args.model_control_mode != ControlMode::None {
+            config.models = repository::read_all(&config.args.model_repository, problems);
+        }
+        config
+    }
+
     /// Resolves flags and reads the model repository; every mistake lands in `problems`.
     pub fn resolve(args: ServeArgs, problems: &mut Problems) -> Self {
         let host = host(&args.host, problems);

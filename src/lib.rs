@@ -26,6 +26,7 @@ pub mod model;
 #[cfg(feature = "tensorrt")]
 pub mod plan;
 
+pub mod bench;
 pub mod doctor;
 pub mod init;
 pub mod migrate;

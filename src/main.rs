@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use visord::app::{App, AppError};
 use visord::backend::Backend;
 use visord::backend::select::Backends;
-use visord::cli::{self, BuildArgs, CheckArgs, Command, ControlMode, ServeArgs};
+use visord::bench::args::BenchArgs;
+use visord::bench::{self, Ending as BenchEnding, Plan};
+use visord::cli::{self, BuildArgs, CheckArgs, Command, ServeArgs};
 use visord::config::Config;
 use visord::doctor::args::DoctorArgs;
 use visord::doctor::health::{self, Unhealthy};
 use visord::model::golden::{GOLDEN_FILE, Golden};
-use visord::model::repository::{RepositoryVersion, read_all};
+use visord::model::repository::RepositoryVersion;
 use visord::problems::Problems;
 use visord::process::exit;
 use visord::scheduler::guard::record::record;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build(*args, problems),
         Command::Migrate(args) => written(visord::migrate::run(&args).map(|m| (m.text, m.complete))),
         Command::Init(args) => written(visord::init::run(&args).map(|text| (text, true))),
+        Command::Bench(args) => bench(&args, problems),
     }
 }
 
@@ -82,10 +85,7 @@ fn refuse(problems: &Problems) -> ExitCode {
 }
 
 fn check(args: CheckArgs, mut problems: Problems) -> ExitCode {
-    let mut config = Config::resolve(args.serve.clone(), &mut problems);
-    if config.args.model_control_mode != ControlMode::None {
-        config.models = read_all(&config.args.model_repository, &mut problems);
-    }
+    let config = Config::resolve_all(args.serve.clone(), &mut problems);
     // What is to be replaced need not be right.
     problems.0.retain(|p| !args.force || !p.source.ends_with(GOLDEN_FILE));
     if problems.0.is_empty() { check_config(&config, &args) } else { refuse(&problems) }
@@ -105,7 +105,7 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
                 notes.extend(chosen.passed_over);
                 let backend = chosen.backend;
                 backend.check(spec).map_err(|e| e.to_string())?;
-                Ok(format!("{} {} on {}", backend.name(), backend.version(), backend.device()))
+                Ok(backend.describe())
             });
             failed |= usable.is_err();
             let backend = usable.unwrap_or_else(|e| format!("NOT SERVED: {e}"));
@@ -126,12 +126,23 @@ fn check_config(config: &Config, args: &CheckArgs) -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn doctor(args: DoctorArgs, _: Problems) -> ExitCode {
-    let Some(url) = &args.health else {
-        eprintln!("error: give --health URL");
-        return ExitCode::from(USAGE);
-    };
-    match health::check(url, &args) {
+fn doctor(args: DoctorArgs, problems: Problems) -> ExitCode {
+    if let Some(part) = args.probe {
+        visord::doctor::probe(part, args);
+    }
+    if let Some(url) = &args.health {
+        return healthy(url, &args);
+    }
+    let (json, strict) = (args.json, args.strict);
+    let report = visord::doctor::run(args, std::env::args_os().skip(1).collect(), problems);
+    let text = if json { format!("{:#}\n", report.json(strict)) } else { report.text(strict) };
+    // Without a terminal, and where NO_COLOR is set, the colours are left out. Nobody may be reading.
+    let _ = std::io::Write::write_all(&mut anstream::stdout(), text.as_bytes());
+    if report.failed(strict) { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS }
+}
+
+fn healthy(url: &str, args: &DoctorArgs) -> ExitCode {
+    match health::check(url, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Unhealthy::Usage(why)) => {
             eprintln!("error: {why}");
@@ -198,6 +209,26 @@ fn build(_: BuildArgs, _: Problems) -> ExitCode {
         "error: this visord has no TensorRT: build it with the cargo feature `tensorrt`, which is on by default"
     );
     ExitCode::FAILURE
+}
+
+fn bench(args: &BenchArgs, mut problems: Problems) -> ExitCode {
+    let Some(plan) = Plan::resolve(args, &mut problems) else { return refuse(&problems) };
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let measured = async {
+        let mut signals = Signals::new().map_err(|e| e.to_string())?;
+        bench::run(plan, command, async || signals.next().await).await
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(|e| format!("no runtime: {e}")).and_then(|runtime| runtime.block_on(measured)) {
+        Ok(BenchEnding::Done) => ExitCode::SUCCESS,
+        Ok(BenchEnding::Failed) => ExitCode::from(FAILURE),
+        Ok(BenchEnding::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(BenchEnding::Abandoned) => exit(INTERRUPTED),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(FAILURE)
+        }
+    }
 }
 
 fn describe(version: &RepositoryVersion) {

@@ -77,7 +77,9 @@ fn a_port_speaks_both_versions_of_http() {
         for (method, path, status) in
             [("GET", "/nothing", 404), ("GET", INFER, 405), ("HEAD", "/v2", 200), ("GET", "/metrics", 200)]
         {
-            let answer = client.request(method, path, &[], b"").await.unwrap();
+            let id = [("x-request-id", "my id")];
+            let answer = client.request(method, path, &id, b"").await.unwrap();
+            assert_eq!(answer.headers["x-request-id"], "my id", "{method} {path}");
             assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
             let length: usize = answer.headers["content-length"].to_str().unwrap().parse().unwrap();
             assert_eq!(answer.body.len(), if method == "HEAD" { 0 } else { length }, "{method} {path}");

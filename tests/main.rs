@@ -7,6 +7,7 @@ mod common;
 mod configuration;
 mod console;
 mod docs;
+mod doctor;
 mod drift;
 #[cfg(feature = "tensorrt")]
 mod gpu_live;

@@ -11,10 +11,12 @@ pub mod select;
 #[cfg(feature = "tensorrt")]
 pub mod tensorrt;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::error::InferError;
@@ -109,6 +111,35 @@ impl InstancePlan {
     }
 }
 
+/// Something that a load needs and that takes long to make: a TensorRT plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// CUDA ordinal of the GPU that it is for.
+    pub gpu: usize,
+    /// Where it is, or will be.
+    pub file: PathBuf,
+    /// Whether it is there.
+    pub state: PreparedState,
+}
+
+/// Whether a load finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreparedState {
+    /// It is there and whole.
+    Ready {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It must be made.
+    Missing,
+    /// It is there, cannot be used, and must be made again.
+    Corrupt {
+        /// Why.
+        why: String,
+    },
+}
+
 /// Wakes the thread of an instance: its oldest batch is done. Callable from any thread, at any time.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -137,6 +168,22 @@ pub trait Backend: Send + Sync {
     fn plan(&self, spec: &ModelSpec, groups: &[InstanceGroup]) -> Result<InstancePlan, BackendError> {
         let (backend, model) = (self.name(), spec.path.display().to_string());
         InstancePlan::cpu(groups).map_err(|why| BackendError::Load { backend, model, why })
+    }
+
+    /// What a load of that version would take from a cache or make first; nothing is made, and nothing kept. Reads
+    /// the network and the cache's files.
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] where it could be neither taken nor made.
+    fn prepared(
+        &self,
+        model: &str,
+        version: u64,
+        spec: &ModelSpec,
+        plan: &InstancePlan,
+    ) -> Result<Vec<Prepared>, BackendError> {
+        let _ = (model, version, spec, plan);
+        Ok(Vec::new())
     }
 
     /// Loads and compiles a model; blocking, seconds for a large one, minutes where a TensorRT plan is built.
@@ -225,6 +272,14 @@ pub trait Instance {
     /// Whether it can take a batch. A device that another instance has lost is lost for this one too.
     fn usable(&self) -> bool {
         true
+    }
+}
+
+impl dyn Backend + '_ {
+    /// Name, version and device, as operators read them.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        format!("{} {} on {}", self.name(), self.version(), self.device())
     }
 }
 

@@ -52,6 +52,14 @@ impl OpenVino {
         Ok(Self { core: Mutex::new(core), device: device.trim().to_owned() })
     }
 
+    /// The devices that its plugins find; visord uses CPU alone.
+    #[must_use]
+    pub fn devices(&self) -> Vec<String> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let devices = core.available_devices().unwrap_or_default();
+        devices.iter().map(ToString::to_string).collect()
+    }
+
     fn compile(
         &self,
         spec: &ModelSpec,
@@ -186,7 +194,7 @@ fn places<'a>(request: &InferRequest, names: impl ExactSizeIterator<Item = &'a s
 }
 
 /// Whether the kernel lists bfloat16 among the CPU's features: AVX512_BF16, AMX, or Arm's BF16.
-fn cpu_has_bf16() -> bool {
+pub(crate) fn cpu_has_bf16() -> bool {
     std::fs::read_to_string("/proc/cpuinfo")
         .is_ok_and(|text| text.split_whitespace().any(|w| matches!(w, "avx512_bf16" | "amx_bf16" | "bf16")))
 }

@@ -253,6 +253,19 @@ fn advice(code: c_int) -> &'static str {
     }
 }
 
+/// The driver's video library, which a container sees only with `video` in `NVIDIA_DRIVER_CAPABILITIES`; so is the
+/// JPEG engine.
+const VIDEO_LIBRARY: &str = "libnvcuvid.so.1";
+
+/// Whether the driver's video library can be opened.
+#[must_use]
+pub fn video() -> bool {
+    // SAFETY: opening runs the library's initialisers, which are the driver's own.
+    let opened = unsafe { Library::new(VIDEO_LIBRARY) };
+    // Never closed, as libcuda is not, which it shares state with.
+    opened.map(std::mem::forget).is_ok()
+}
+
 /// Opens the driver, counts the GPUs and reads what each can do.
 ///
 /// # Errors

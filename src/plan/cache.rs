@@ -42,6 +42,17 @@ pub enum Source {
     },
 }
 
+/// What [`PlanCache::look`] finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Look {
+    /// A whole plan of so many bytes.
+    Ready(u64),
+    /// None: it must be built.
+    Missing,
+    /// One that will be set aside and built again, and why.
+    Corrupt(String),
+}
+
 /// A plan, as [`super::builder::Builder`] made it.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -138,6 +149,24 @@ impl PlanCache {
         drop(lock);
         self.folder.prune(self.max_bytes, &self.in_use());
         Ok(self.plan(entry, built.plan, source))
+    }
+
+    /// Where the plan that `request` asks for is, and whether it is there and whole. Blocking: it is read.
+    ///
+    /// # Errors
+    /// [`PlanError`], where it could not be built either.
+    pub fn look(
+        &self,
+        request: &PlanRequest<'_>,
+        builder: &dyn Builder,
+    ) -> Result<(PathBuf, Look), PlanError> {
+        let entry = Entry::new(request, &builder.identity())?;
+        let look = match self.folder.load(&entry) {
+            Found::Plan(bytes) => Look::Ready(bytes.len() as u64),
+            Found::Missing => Look::Missing,
+            Found::Corrupt(why) => Look::Corrupt(why),
+        };
+        Ok((self.folder.plan_path(&entry.stem), look))
     }
 
     /// Sets a plan aside that TensorRT refused to load, so that the next [`obtain`](Self::obtain) builds it. A plan

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import os
 import pathlib
 import re
@@ -49,8 +50,8 @@ def wait_for(what, condition, seconds=30):
 def repository(folder):
     """A model repository with one network of two layers."""
     net = Net()
-    net("Gemm", net("Relu", net("MatMul", net.input("x", [64]), net.normal(64, 64))), net.normal(8, 64), net.normal(8), transB=1,
-        to="y")
+    hidden = net("Relu", net("MatMul", net.input("x", [64]), net.normal(64, 64)))
+    net("Gemm", hidden, net.normal(8, 64), net.normal(8), transB=1, to="y")
     net.output("y", [8])
     path = pathlib.Path(folder) / NAME / "1"
     path.mkdir(parents=True)
@@ -138,9 +139,10 @@ class HAProxy(Balancer):
     def command(self):
         # A socket's path may have 107 bytes, and pytest's folders are long.
         self.socket = pathlib.Path(f"/tmp/visord-{os.getpid()}-{self.http_port}.sock")
-        changes = [*((p, i) for p, i in self.servers() if not (p.endswith(":8001"))),
+        changes = [*self.servers(),
                    ("/run/haproxy/visord.sock", str(self.socket)),
-                   ("bind :8000", f"bind 127.0.0.1:{self.http_port}"), ("bind :8001", f"bind 127.0.0.1:{self.grpc_port}")]
+                   ("bind :8000", f"bind 127.0.0.1:{self.http_port}"),
+                   ("bind :8001", f"bind 127.0.0.1:{self.grpc_port}")]
         path = self.folder / "haproxy.cfg"
         path.write_text(replaced(self.shipped.read_text(), changes))
         return [need("haproxy"), "-db", "-f", str(path)]
@@ -157,7 +159,8 @@ class HAProxy(Balancer):
             connection.sendall(b"show stat\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         rows = csv.DictReader(io.StringIO(answer.removeprefix("# ")))
-        return {row["pxname"]: (row["status"], int(row["wretr"]) + int(row["wredis"])) for row in rows if row["svname"] == name}
+        own = [row for row in rows if row["svname"] == name]
+        return {row["pxname"]: (row["status"].split(" ")[0], int(row["wretr"]) + int(row["wredis"])) for row in own}
 
     def removed(self, daemon):
         """Whether its health check has taken the daemon out."""
@@ -180,7 +183,8 @@ class Nginx(Balancer):
     def command(self):
         self.log = self.folder / "access.log"
         changes = [*((p, i) for p, i in self.servers() if "proto" not in p),
-                   ("listen 8000", f"listen 127.0.0.1:{self.http_port}"), ("listen 8001", f"listen 127.0.0.1:{self.grpc_port}"),
+                   ("listen 8000", f"listen 127.0.0.1:{self.http_port}"),
+                   ("listen 8001", f"listen 127.0.0.1:{self.grpc_port}"),
                    ("/var/log/nginx/visord.log", str(self.log))]
         (self.folder / "visord.conf").write_text(replaced(self.shipped.read_text(), changes))
         user = "user root;" if os.getuid() == 0 else ""
@@ -199,12 +203,34 @@ class Nginx(Balancer):
 
     def removed(self, daemon):
         """nginx has no health check: a failed request takes a server out, of each of the two upstreams."""
-        log = self.log.read_text()
-        return all(re.search(rf"upstream=[^=]*127\.0\.0\.1:{port},", log) for port in (daemon.http_port, daemon.grpc_port))
+        log, ports = self.log.read_text(), (daemon.http_port, daemon.grpc_port)
+        return all(re.search(rf"upstream=[^=]*127\.0\.0\.1:{port},", log) for port in ports)
 
     def tries_allowed(self, seconds):
         """One each fail_timeout, which is 2 s, in each upstream; and one more each, at the edges."""
         return 2 * (int(seconds / 2) + 1)
+
+
+def by_http(balancer, session, padding=0):
+    """The network's output, by HTTP; `padding` makes the body so many bytes larger."""
+    body = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": VALUES.ravel().tolist()}]}
+    url = f"http://127.0.0.1:{balancer.http_port}/v2/models/{NAME}/infer"
+    headers = {"Content-Type": "application/json"}
+    answer = session.post(url, json.dumps(body) + " " * padding, headers=headers, timeout=60)
+    assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
+    return np.array(answer.json()["outputs"][0]["data"], np.float32)
+
+
+def tensor():
+    made = triton.InferInput("x", [1, 64], "FP32")
+    made.set_data_from_numpy(VALUES)
+    return made
+
+
+def by_grpc(client, padding=0):
+    """The network's output, by gRPC; `padding` makes the message so many bytes larger."""
+    parameters = {"padding": "x" * padding} if padding else None
+    return client.infer(NAME, [tensor()], client_timeout=60, parameters=parameters).as_numpy("y").ravel()
 
 
 class Load:
@@ -224,7 +250,7 @@ class Load:
     def __enter__(self):
         # What is right, by the first answer: all daemons run the same network on the same machine.
         self.right = None
-        self.right = self.by_http(requests.Session())
+        self.right = by_http(self.balancer, requests.Session())
         kinds = ["http"] * self.HTTP + ["grpc"] * self.GRPC
         self.threads = [threading.Thread(target=self.run, args=(kind, at)) for at, kind in enumerate(kinds)]
         [thread.start() for thread in self.threads]
@@ -234,25 +260,13 @@ class Load:
         self.over.set()
         [thread.join() for thread in self.threads]
 
-    def by_http(self, session):
-        body = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": VALUES.ravel().tolist()}]}
-        url = f"http://127.0.0.1:{self.balancer.http_port}/v2/models/{NAME}/infer"
-        answer = session.post(url, json=body, timeout=60)
-        assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
-        return np.array(answer.json()["outputs"][0]["data"], np.float32)
-
-    def by_grpc(self, client):
-        tensor = triton.InferInput("x", [1, 64], "FP32")
-        tensor.set_data_from_numpy(VALUES)
-        return client.infer(NAME, [tensor], client_timeout=60).as_numpy("y").ravel()
-
     def run(self, kind, at):
         if kind == "http":
             session = requests.Session()
-            call = lambda: self.by_http(session)  # noqa: E731
+            call = lambda: by_http(self.balancer, session)  # noqa: E731
         else:
             client = triton.InferenceServerClient(f"127.0.0.1:{self.balancer.grpc_port}")
-            call = lambda: self.by_grpc(client)  # noqa: E731
+            call = lambda: by_grpc(client)  # noqa: E731
         while not self.over.is_set():
             started = time.monotonic()
             with self.lock:
@@ -280,6 +294,16 @@ class Load:
         now = time.monotonic()
         with self.lock:
             return [kind for kind, started in self.waits.values() if now - started > seconds]
+
+    def await_earlier(self):
+        """Waits until every request that was sent before now has its answer."""
+        now = time.monotonic()
+
+        def answered():
+            with self.lock:
+                return all(started > now for _, started in self.waits.values())
+
+        wait_for("answers to what was sent before", answered)
 
     def await_more(self, count=50):
         """Waits until so many more were answered, in each protocol."""

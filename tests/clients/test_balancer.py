@@ -4,12 +4,17 @@
 """
 
 import contextlib
+import queue
 import signal
 import time
 
+import numpy as np
 import pytest
+import requests
+import tritonclient.grpc as triton
 
-from balancers import HAProxy, Load, Nginx, daemons, repository, served, start_again, wait_for
+from balancers import (NAME, HAProxy, Load, Nginx, by_grpc, by_http, daemons, repository, served, start_again, tensor,
+                       wait_for)
 
 pytestmark = pytest.mark.toolchain
 
@@ -24,12 +29,31 @@ def running(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         pair = [stack.enter_context(daemon) for daemon in daemons(models, EXIT_DELAY_SECONDS)]
         yield stack.enter_context(request.param(tmp_path_factory.mktemp("balancer"), pair))
+        # Both at once, as each takes the exit delay.
+        [daemon.sigterm() for daemon in pair]
 
 
 def has_work(load, daemon):
     """Waits until the daemon's process answers requests that came through the balancer."""
     before = served(daemon)
     wait_for("the daemon gets requests", lambda: served(daemon) > before)
+
+
+def test_large_bodies_and_streams_pass(running):
+    """Larger than the balancer's buffers; and a stream whose client waits for each answer before it sends on."""
+    with triton.InferenceServerClient(f"127.0.0.1:{running.grpc_port}") as client:
+        right = by_http(running, requests.Session())
+        for padding in (0, 100_000, 1_000_000):
+            np.testing.assert_allclose(by_http(running, requests.Session(), padding), right, rtol=1e-5)
+            np.testing.assert_allclose(by_grpc(client, padding), right, rtol=1e-5)
+        answers = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        for at in range(3):
+            client.async_stream_infer(NAME, [tensor()], request_id=str(at))
+            result, error = answers.get(timeout=30)
+            assert error is None and result.get_response().id == str(at), error
+            np.testing.assert_allclose(result.as_numpy("y").ravel(), right, rtol=1e-5)
+        client.stop_stream()
 
 
 def test_a_rolling_restart_fails_no_request(running):
@@ -59,7 +83,8 @@ def test_a_killed_daemon_costs_at_most_what_was_in_flight(running):
         wait_for("the killed daemon is taken out", lambda: running.removed(victim), seconds=15)
         seconds_to_removal = time.monotonic() - killed
 
-        # Out is out: requests are not sent there first, to be sent elsewhere then.
+        # Out is out: requests are not sent there first, to be sent elsewhere then. Those that were, may still be.
+        load.await_earlier()
         tries, start = running.tries(victim), time.monotonic()
         load.await_more(100)
         tries, seconds = running.tries(victim) - tries, time.monotonic() - start

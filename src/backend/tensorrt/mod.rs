@@ -4,6 +4,7 @@
 //! instance: it decides where each row is decoded, and hands its batches to a [`crate::gpu::pipeline::Pipeline`].
 
 mod decoder;
+pub mod examine;
 mod gpu;
 mod instance;
 mod model;
@@ -16,14 +17,16 @@ use std::sync::atomic::AtomicBool;
 
 use self::gpu::Gpu;
 use self::model::TensorRtModel;
-use super::{Backend, BackendError, InstancePlan, LoadedModel};
+use super::{Backend, BackendError, InstancePlan, LoadedModel, Prepared, PreparedState};
 use crate::ffi::tensorrt::Library;
 use crate::gpu::jpeg::Library as NvjpegLibrary;
 use crate::gpu::probe::{GpuInfo, probe};
 use crate::image::Limits;
 use crate::model::config::{InstanceGroup, InstanceKind, Precision};
 use crate::model::spec::ModelSpec;
-use crate::plan::cache::PlanCache;
+use crate::plan::cache::{Look, PlanCache};
+use crate::plan::request::{PlanRequest, Target};
+use crate::plan::tensorrt::TensorRtBuilder;
 use crate::telemetry::metrics::Telemetry;
 use crate::telemetry::plans::PlanMetrics;
 
@@ -189,6 +192,31 @@ impl Backend for TensorRt {
             gpus = all;
         }
         Ok(InstancePlan { count: gpus.len(), threads: 1, gpus })
+    }
+
+    fn prepared(
+        &self,
+        model: &str,
+        version: u64,
+        spec: &ModelSpec,
+        plan: &InstancePlan,
+    ) -> Result<Vec<Prepared>, BackendError> {
+        let refuse = |e: String| Self::refuse(spec, e);
+        let builder = TensorRtBuilder::new(Arc::clone(&self.library)).map_err(refuse)?;
+        let gpus = self.gpus.iter().map(|gpu| gpu.info()).filter(|gpu| plan.gpus.contains(&gpu.ordinal));
+        gpus.map(|gpu| {
+            let target =
+                Target { compute_capability: gpu.compute_capability, name: gpu.name.clone(), present: true };
+            let request = PlanRequest { model, version, spec, target: &target, force: false };
+            let (file, look) = self.plans.look(&request, &builder).map_err(|e| refuse(e.to_string()))?;
+            let state = match look {
+                Look::Ready(bytes) => PreparedState::Ready { bytes },
+                Look::Missing => PreparedState::Missing,
+                Look::Corrupt(why) => PreparedState::Corrupt { why },
+            };
+            Ok(Prepared { gpu: gpu.ordinal, file, state })
+        })
+        .collect()
     }
 
     fn load(

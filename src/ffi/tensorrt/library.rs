@@ -12,6 +12,9 @@ use tracing::Level;
 use super::result::{Message, check};
 use super::{Flavor, TensorRtError, Version, sys};
 
+/// What is said of a library that is there and that visord was built without the headers of.
+pub(crate) const NO_HEADERS: &str = "this visord was built without the headers of";
+
 /// One library that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -96,7 +99,7 @@ impl Library {
         let Some(api) = flavor.api() else {
             return Err(match loads(runtime) {
                 Ok(()) => TensorRtError::Unsupported(format!(
-                    "it is there, but this visord was built without the headers of {}: {}",
+                    "it is there, but {NO_HEADERS} {}: {}",
                     flavor.name(),
                     match flavor {
                         Flavor::TensorRt10 =>

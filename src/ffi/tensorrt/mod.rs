@@ -18,7 +18,7 @@ pub(crate) use builder::{
     BuildOptions, BuildProgress, HardwareCompatibility, Network, Profile, ProfileInput,
 };
 pub(crate) use engine::{Engine, ExecutionContext, IoTensor};
-pub(crate) use library::{Finding, Library};
+pub(crate) use library::{Finding, Library, NO_HEADERS};
 pub(crate) use result::TensorRtError;
 
 /// Which TensorRT a library is; plans of one do not load in another.
