@@ -228,7 +228,7 @@ export class TryIt {
     const good = this.answers.filter((answer) => !answer.error);
     byId("result-error").replaceChildren(...failed.map(problem));
     const sections = (good[0]?.outputs ?? []).map((output, at) => this.output(output, at, good));
-    results.replaceChildren(...sections);
+    replace(results, sections);
     const times = good.map(({ slot, took }) => `${slot.name.toUpperCase()} ${fixed(took, 1)} ms`).join(", ");
     const version = good.length > 0 ? `version ${[...new Set(good.map((answer) => answer.version))].join(" and ")}` : "";
     setText(byId("result-times"), good.length > 0 ? `There and back: ${times}; ${version}` : "");
@@ -242,6 +242,17 @@ export class TryIt {
     const bodies = { classes, embedding, numbers }[kind](rows, good);
     return h("section", { class: `result ${kind}`, "aria-label": `Output ${output.name}` }, head, ...bodies);
   }
+}
+
+/** Puts new results in the place of the old; what was unfolded stays so, and the keyboard's place is kept. */
+function replace(results, sections) {
+  const before = [...results.querySelectorAll("details")];
+  const open = before.map((details) => details.open);
+  const focused = before.findIndex((details) => details.contains(document.activeElement));
+  results.replaceChildren(...sections);
+  const now = [...results.querySelectorAll("details")];
+  now.forEach((details, i) => (details.open ||= open[i] ?? false));
+  now[focused]?.querySelector("summary").focus();
 }
 
 /** An error as the daemon words it, with what can be done. */
