@@ -256,9 +256,8 @@ def test_the_alerts_that_fire_are_those_that_should(seen):
     active = {alert for alert in active if alert[0] != "VisordLatencyHigh"}
     assert active == {
         ("VisordModelLoadFailed", "firing", "broken"),
-        # The fake GPU is held down by its temperature.
-        ("VisordGpuThrottled", "firing", "1"),
-        # Not for five minutes yet.
+        # The fake GPU is held down by its temperature, and not for five minutes yet.
+        ("VisordGpuThrottled", "pending", "1"),
         ("VisordErrorRatio", "pending", "pictures"),
     }
 
@@ -268,7 +267,7 @@ def test_alertmanager_has_them_with_their_words(seen):
     while True:
         got = requests.get(f"http://127.0.0.1:{seen.alertmanager_port}/api/v2/alerts", timeout=PATIENCE).json()
         there = {alert["labels"]["alertname"]: alert for alert in got}
-        if {"VisordModelLoadFailed", "VisordGpuThrottled"} <= set(there):
+        if "VisordModelLoadFailed" in there:
             break
         assert time.monotonic() < end, got
         time.sleep(0.1)
