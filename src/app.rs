@@ -11,12 +11,13 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::repository::{NotServed, Started};
 use crate::scheduler::registry::{Failure, Registry};
+use crate::scheduler::served::ServedModel;
 use crate::server::listener::{Surface, serve};
 use crate::server::state::ServerState;
 use crate::server::tls::Tls;
 use crate::telemetry::context::Observer;
 use crate::telemetry::metrics::Telemetry;
-use crate::telemetry::summary::Summary;
+use crate::telemetry::summary::{Serving, Summary};
 use crate::telemetry::tls::TlsMetrics;
 use crate::telemetry::trace::{Exporting, Tracer};
 
@@ -143,7 +144,7 @@ impl App {
             }
         });
         let summary =
-            (!interval.is_zero()).then(|| tokio::spawn(Summary::run(Arc::clone(&state.registry), interval)));
+            (!interval.is_zero()).then(|| tokio::spawn(Summary::run(serving(&state.registry), interval)));
         Ok(Self { state, config, http, grpc, metrics, stop, listeners, upkeep, summary, exporting, started })
     }
 
@@ -225,6 +226,13 @@ impl App {
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "stopped");
         loaded && stopped
     }
+}
+
+/// The versions that serve, for the summary line.
+fn serving(registry: &Arc<Registry>) -> impl Fn() -> Vec<Serving> + use<> {
+    let registry = Arc::clone(registry);
+    let entry = |s: &Arc<ServedModel>| (s.config.name.clone(), s.version, Arc::clone(&s.metrics));
+    move || registry.served().iter().map(entry).collect()
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), AppError> {

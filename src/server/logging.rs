@@ -255,7 +255,8 @@ mod tests {
     #[test]
     fn settings_come_to_a_filter() {
         use LevelFilter as L;
-        let cases: [(LevelFilter, &str, Result<Option<&str>, &str>); 22] = [
+        type Case = (LevelFilter, &'static str, Result<Option<&'static str>, &'static str>);
+        let cases: [Case; 22] = [
             (L::INFO, "{}", Ok(None)),
             (L::INFO, r#"{"log_level": "visord=debug"}"#, Ok(Some("visord=debug"))),
             (L::INFO, r#"{"log_verbose_level": 1}"#, Ok(Some("debug"))),

@@ -1,6 +1,6 @@
 //! Log lines on standard error, as text for people or JSON for collectors; the level can change while the server runs.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{BufWriter, IsTerminal, stderr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics::Counter;
@@ -16,6 +16,9 @@ use super::args::TelemetryArgs;
 
 /// Lines that wait to be written, at most; beyond, lines are dropped and counted.
 const QUEUE_LINES: usize = 8_192;
+
+/// Lines that are written at once, bytes.
+const WRITE_BYTES: usize = 32 * 1024;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -80,7 +83,8 @@ pub fn serve(args: &TelemetryArgs) -> Result<(), String> {
         .buffered_lines_limit(QUEUE_LINES)
         .lossy(true)
         .thread_name("log")
-        .finish(stderr());
+        // The thread flushes whenever it has caught up: lines that come together are one call of the kernel.
+        .finish(BufWriter::with_capacity(WRITE_BYTES, stderr()));
     let dropped = writer.error_counter();
     let (filter, reload) = reload::Layer::new(filter);
     let installed =

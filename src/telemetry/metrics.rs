@@ -101,7 +101,7 @@ impl Telemetry {
             })
             .expect("bucket lists are not empty")
             .build_recorder();
-        for &(name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL.iter().chain(&names::triton::ALL) {
             let unit = if name.ends_with("_seconds") { Some(Unit::Seconds) } else { None };
             match kind {
                 Kind::Counter => recorder.describe_counter(name.into(), unit, help.into()),
@@ -256,6 +256,7 @@ impl Telemetry {
             statistics: Statistics::default(),
             meter: self.summary.then(Meter::default),
             instances: OnceLock::new(),
+            since: OnceLock::new(),
         }
     }
 }
@@ -377,6 +378,7 @@ pub struct ModelMetrics {
     /// What the summary line needs besides.
     pub(super) meter: Option<Meter>,
     instances: OnceLock<Box<[BusyClock]>>,
+    since: OnceLock<Instant>,
 }
 
 impl std::fmt::Debug for ModelMetrics {
@@ -401,6 +403,12 @@ impl ModelMetrics {
     #[must_use]
     pub fn instances(&self) -> &[BusyClock] {
         self.instances.get().map_or(&[], |clocks| clocks)
+    }
+
+    /// When it had loaded.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.since.get().copied()
     }
 
     /// How long the instances together were busy until `now`.
@@ -539,6 +547,7 @@ impl ModelMetrics {
 
     /// Sets what is known once the version has loaded.
     pub fn loaded(&self, info: &[(&'static str, String)], took: Duration, queue_capacity: usize) {
+        self.since.get_or_init(Instant::now);
         let mut labels = self.labels.clone();
         labels.extend(info.iter().map(|(k, v)| Label::new(*k, v.clone())));
         self.telemetry.gauge(names::BACKEND_INFO, labels).set(1.0);

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::meter::percentile;
 use super::metrics::{DurationStat, ModelMetrics};
-use crate::scheduler::registry::Registry;
 
 /// The target of its lines, for `--log-level`.
 pub const TARGET: &str = "visord::summary";
@@ -41,6 +40,9 @@ impl Counts {
     }
 }
 
+/// A version that serves: its model, its number and its metrics.
+pub type Serving = (String, u64, Arc<ModelMetrics>);
+
 /// A load of a model version, and its counters when they were last looked at.
 struct Watched {
     model: String,
@@ -74,36 +76,30 @@ struct Line {
 }
 
 impl Summary {
-    /// Writes a line for each version that serves every `interval`, without end.
-    pub async fn run(registry: Arc<Registry>, interval: Duration) {
+    /// Writes a line for each version that `serving` names every `interval`, without end.
+    pub async fn run(serving: impl Fn() -> Vec<Serving>, interval: Duration) {
         let mut summary = Self::default();
-        summary.look(&registry, Instant::now());
+        summary.look(serving(), Instant::now());
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let now = Instant::now();
             summary.write(now);
-            summary.look(&registry, now);
+            summary.look(serving(), now);
         }
     }
 
     /// Takes up versions that have come, and lets go of those that have gone, whose last line is written.
-    fn look(&mut self, registry: &Registry, now: Instant) {
-        let served = registry.served();
-        self.watched.retain(|w| served.iter().any(|s| Arc::ptr_eq(&s.metrics, &w.metrics)));
-        for served in served {
-            if self.watched.iter().any(|w| Arc::ptr_eq(&w.metrics, &served.metrics)) {
+    fn look(&mut self, serving: Vec<Serving>, now: Instant) {
+        self.watched.retain(|w| serving.iter().any(|(_, _, metrics)| Arc::ptr_eq(metrics, &w.metrics)));
+        for (model, version, metrics) in serving {
+            if self.watched.iter().any(|w| Arc::ptr_eq(&w.metrics, &metrics)) {
                 continue;
             }
-            // What it has counted so far came since the last look.
-            self.watched.push(Watched {
-                model: served.config.name.clone(),
-                version: served.version,
-                metrics: Arc::clone(&served.metrics),
-                then: Counts { busy: served.metrics.busy(now), ..Counts::default() },
-                since: now,
-            });
+            // What it has counted so far, it has counted since then.
+            let since = metrics.since().unwrap_or(now);
+            self.watched.push(Watched { model, version, metrics, then: Counts::default(), since });
         }
         self.watched.sort_by(|a, b| (&a.model, a.version).cmp(&(&b.model, b.version)));
     }

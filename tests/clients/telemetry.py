@@ -21,8 +21,8 @@ PATIENCE = 60
 
 #: A model answers at once; `pair` waits for a second row.
 MODELS = {
-    "twice": "paddle_service = \"twice\"\n[[instance_group]]\ncount = 1\n",
-    "pair": "[dynamic_batching]\npreferred_batch_size = [2]\nmax_queue_delay_microseconds = 60000000\n"
+    "twice": "[[instance_group]]\ncount = 1\n",
+    "pair": "[dynamic_batching]\npreferred_batch_size = [2]\nmax_queue_delay_microseconds = 10000000\n"
             "[[instance_group]]\ncount = 1\n",
 }
 
@@ -69,12 +69,16 @@ def until(what, reached):
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Takes spans by OTLP over gRPC. `with Collector() as collector:`; `collector.endpoint` is its address."""
 
-    def __init__(self):
+    def __init__(self, credentials=None):
         self.lock = threading.Lock()
         self.spans, self.resources, self.scopes = [], [], []
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(4))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self.server)
-        self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        address = "127.0.0.1:0"
+        if credentials is None:
+            self.endpoint = f"http://127.0.0.1:{self.server.add_insecure_port(address)}"
+        else:
+            self.endpoint = f"https://127.0.0.1:{self.server.add_secure_port(address, credentials)}"
 
     def Export(self, request, context):
         with self.lock:

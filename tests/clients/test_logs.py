@@ -315,10 +315,9 @@ def test_the_summary_line_says_what_was_sent(models):
         start = time.monotonic()
         good, bad = 30, 10
         assert all(ask(daemon).ok for _ in range(good))
-        expired = over_http("/v2/models/twice/infer", {"inputs": [{**INPUT, "shape": [2, 1], "data": [1, 2]}] * 1,
-                                                     "parameters": {"timeout": 1}})
+        late = over_http("/v2/models/twice/infer", {"inputs": [INPUT], "parameters": {"timeout": 1}})
         for _ in range(bad):
-            assert not expired(daemon).ok
+            assert not late(daemon).ok
         pair = over_http("/v2/models/pair/infer", {"inputs": [{**INPUT, "shape": [2, 1], "data": [1, 2]}]})
         for _ in range(5):
             assert pair(daemon).ok
@@ -333,8 +332,7 @@ def test_the_summary_line_says_what_was_sent(models):
             assert line["rate"] == pytest.approx(line["requests"] / line["seconds"], rel=1e-2)
             if line["requests"] > line["failed"]:
                 assert 0 < line["p50_ms"] <= line["p90_ms"] <= line["p95_ms"] <= line["p99_ms"] <= took * 1e3 * 1.01
-                assert line["queue_ms"] + line["preprocess_ms"] + line["compute_ms"] <= line["mean_ms"] * 1.01 \
-                    if "preprocess_ms" in line else line["queue_ms"] + line["compute_ms"] <= line["mean_ms"] * 1.01
+                assert line["queue_ms"] + line["compute_ms"] <= line["mean_ms"] * 1.01
                 assert line["mean_batch"] == 1
         assert {l["mean_batch"] for l in summaries("pair") if l["requests"]} == {2}
         [face_line] = [l for l in summaries(MODEL) if l["requests"]]

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 
+import grpc
 import pytest
 import requests
 
@@ -13,6 +14,7 @@ from telemetry import (
     INFER, INFERENCES, INPUT, PATIENCE, PIPELINE, Collector, attributes, field, infer_request, over_grpc, over_http,
     repository, stream, until, write_model,
 )
+from test_tls import authority, identity
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -30,7 +32,6 @@ def collector():
 @pytest.fixture(scope="module")
 def daemon(collector, tmp_path_factory):
     models = repository(tmp_path_factory.mktemp("models"))
-    (models / MODEL / "model.toml").open("a").write("")
     write_model(models, "copied", "max_batch_size = 4\n[traffic]\n1 = 1\n[shadow]\nversion = \"2\"\nfraction = 1.0\n", 2.0, 3.0)
     flags = ["--otlp-endpoint", collector.endpoint, "--otlp-service-name", "faces"]
     with Daemon(*flags, backend="rten", repository=models) as running:
@@ -128,14 +129,17 @@ def test_rows_of_one_request_are_one_link(daemon, collector):
     assert (attributes(span)["visord.rows"], attributes(batch)["visord.batch.size"]) == (2, 2)
 
 
-@pytest.mark.parametrize("bad", [
+HOSTILE = [
     "", "x", SAMPLED.upper(), SAMPLED[:-1], SAMPLED + "-more", SAMPLED + "0" * 4000, f"ff-{TRACE}-{SPAN}-01",
     f"00-{'0' * 32}-{SPAN}-01", f"00-{TRACE}-{'0' * 16}-01", f"00-{TRACE}-{SPAN}-0g", f"00-{TRACE[:-1]}é-{SPAN}-01",
     f"00_{TRACE}_{SPAN}_01", f"00-{TRACE}-{SPAN}-01, 00-{TRACE}-{SPAN}-01",
-])
-def test_a_hostile_traceparent_begins_a_new_trace(daemon, collector, bad):
-    request_id = f"hostile {len(bad)} {bad[:20]}".encode("ascii", "replace").decode()
-    answer = TWICE(daemon, traceparent=bad.encode(), tracestate="rojo=1", **{"x-request-id": request_id})
+]
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_a_hostile_traceparent_begins_a_new_trace(daemon, collector, number):
+    request_id = f"hostile {number}"
+    answer = TWICE(daemon, traceparent=HOSTILE[number].encode(), tracestate="rojo=1", **{"x-request-id": request_id})
     assert answer.ok, answer
     span, _ = collector.request(request_id)
     assert out(answer) == (span.trace_id.hex(), span.span_id.hex())
@@ -289,6 +293,20 @@ def test_spans_in_hand_are_sent_at_the_end(collector, tmp_path):
         assert TWICE(daemon, **{"x-request-id": "the last"}).ok
         assert daemon.terminate() == 0
     assert collector.find(lambda s: attributes(s).get("visord.request_id") == "the last")
+
+
+def test_a_collector_behind_tls(tmp_path, monkeypatch):
+    models = repository(tmp_path, arcface=False)
+    authority(tmp_path, "root")
+    certificate, key = identity(tmp_path, "root", "collector")
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    # The system's roots, as rustls-native-certs looks for them.
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.crt"))
+    with Collector(credentials) as collector:
+        assert collector.endpoint.startswith("https:")
+        with Daemon("--otlp-endpoint", collector.endpoint, backend="rten", repository=models) as daemon:
+            assert TWICE(daemon, **{"x-request-id": "by TLS"}).ok
+            collector.request("by TLS")
 
 
 def test_without_an_endpoint_there_are_no_traces(plain):
