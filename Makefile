@@ -130,7 +130,7 @@ test-clients: client-tools ## Real clients against the running daemon (PYTEST="-
 	@echo "test-clients: passed"
 
 .PHONY: test-languages
-test-languages: client-tools ## Clients in C++, Java and Node, as far as their tools are installed
+test-languages: client-tools ## Clients in C++, Java and Node, and Prometheus, as far as they are installed
 	@echo "==> pytest tests/clients, those that need other toolchains"
 	@$(openvino); $(client-pytest) -m toolchain -v
 	@echo "test-languages: passed, but for what is NOT TESTED above"
@@ -150,7 +150,7 @@ golden: ## Writes tests/golden again with OpenCV and ONNX Runtime, and shows wha
 	@git --no-pager diff --stat -- tests/golden
 
 .PHONY: bench
-bench: build ## Load runs with wrk, beside other servers (ARGS="--peer NAME=URL=BODY")
+bench: build ## Load runs of visord bench, beside other servers (ARGS="--peer NAME=URL=BODY")
 	@$(openvino); scripts/bench-peers --visord "$(TARGET)/release/visord" $(ARGS)
 
 PROFILE ?= release

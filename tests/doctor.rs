@@ -674,6 +674,11 @@ mod on_a_gpu {
         assert_eq!(gpu["devices"].as_array().map(Vec::len), Some(1), "{gpu}");
         assert_eq!(tensorrt["flavor"], "TensorRT 11", "{tensorrt}");
         assert_eq!(report["facts"]["nvjpeg"]["gpus"][0]["jpeg_engine"], true);
+        let nvml = &report["facts"]["nvml"];
+        assert!(
+            nvml["devices"] == 1 && nvml["driver_version"] == report["facts"]["driver_version"],
+            "{nvml}"
+        );
         assert_eq!(report["facts"]["models"][0]["name"], "tensorrt");
         let mut checks = report["checks"].as_array().unwrap().iter();
         assert!(!checks.any(|c| c["id"] == "tensorrt-resources"), "{:#}", report["checks"]);
@@ -762,7 +767,6 @@ mod on_a_gpu {
                 0,
                 &[("note", "nvjpeg-chroma", &["12.0.1"])],
             ),
-            ("NVML", AUTO, &[], 0, &[("note", "nvml-unusable", &["utility"])]),
         ];
         let repository = repository();
         for (name, flags, env, code, findings) in CASES {
@@ -798,6 +802,13 @@ mod on_a_gpu {
                     ("warn", "tensorrt-cannot-build", &["ONNX parser"][..]),
                     ("warn", "model-fallback", &[][..]),
                 ][..],
+            ),
+            (
+                "NVML",
+                &["libnvidia-ml"][..],
+                AUTO,
+                0,
+                &[("note", "nvml-unusable", &["libnvidia-ml", "utility"][..])][..],
             ),
             (
                 "nvJPEG",

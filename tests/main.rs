@@ -4,6 +4,7 @@
 
 mod common;
 
+mod bench_command;
 mod configuration;
 mod console;
 mod docs;

@@ -179,22 +179,18 @@ class Check:
             raise Failed("; ".join(errors[:3]), {"runs": figures})
         return "up to {} requests/s".format(best), {"engine": STUB, "runs": figures}
 
-    def wrk(self):
-        """The same with wrk, where it is: is the built-in client the limit?"""
-        program = tool("wrk")
-        body = self.images / "face.jpg"
-        script = self.scratch / "post.lua"
-        script.write_text('wrk.method = "POST"\nwrk.headers["Content-Type"] = "image/jpeg"\n'
-                          'local f = io.open("{}", "rb")\nwrk.body = f:read("*a")\nf:close()\n'.format(body))
-        with Daemon(self, "wrk", self.repository("auto"), env=self.work) as daemon:
-            url = "http://127.0.0.1:{}/v1/models/{}/infer".format(daemon.port, MODEL)
-            seconds = 1 if self.quick else 4
-            threads = max(1, min(8, (os.cpu_count() or 1) // 2))
-            done = run([program, "-t", threads, "-c", 64, "-d", "{}s".format(seconds), "-s", script, url], seconds + 20)
-        line = next((l for l in done.stdout.splitlines() if l.startswith("Requests/sec")), None)
-        if line is None:
+    def visord_bench(self):
+        """The same with `visord bench`, which is lighter than the client of these steps: is that the limit?"""
+        seconds, document = 1 if self.quick else 4, self.scratch / "visord-bench.json"
+        with Daemon(self, "visord-bench", self.repository("auto"), env=self.work) as daemon:
+            url = "http://127.0.0.1:{}".format(daemon.port)
+            done = run([self.visord, "bench", url, "--model", MODEL, "--images", self.images / "face.jpg", "-c", 64,
+                        "-d", seconds, "--warmup", 0.2, "--quiet", "--json", document], seconds + 30)
+        if done.returncode:
             raise Failed(tail(done.stdout + done.stderr))
-        return "64 connections, " + line, {"output": done.stdout}
+        measured = json.loads(document.read_text())["runs"][0]
+        return "64 connections, {:.0f} requests/s, p99 {:.2f} ms".format(
+            measured["requests_per_second"], measured["latency_ms"]["p99"]), {"output": done.stdout, "run": measured}
 
     def overlap(self):
         """Copies and decoding beside compute, by time: what the engine's own time adds to a batch's.
@@ -323,7 +319,7 @@ class Check:
 
 STEPS = (
     ("machine", Check.machine), ("nvidia-smi", Check.nvidia_smi), ("kernels and decoders", Check.pieces),
-    ("end to end", Check.end_to_end), ("load", Check.throughput), ("wrk", Check.wrk), ("overlap by time", Check.overlap),
+    ("end to end", Check.end_to_end), ("load", Check.throughput), ("visord bench", Check.visord_bench), ("overlap by time", Check.overlap),
     ("CUDA graphs", Check.graphs), ("out of memory", Check.out_of_memory), ("compute-sanitizer", Check.sanitizer),
     ("nsys", Check.profile), ("TensorRT-RTX", Check.tensorrt_rtx),
 )

@@ -237,6 +237,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
+    /// Write a line for each measured request to this file: when it was due, sent and done, in seconds since 1970
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+
     /// Show no progress
     #[arg(long, short)]
     pub quiet: bool,

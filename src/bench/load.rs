@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
@@ -64,6 +64,8 @@ pub struct Load {
     pub order: Order,
     /// Of order and arrivals.
     pub seed: u64,
+    /// Whether every request is kept.
+    pub log: bool,
 }
 
 /// What goes on, for whoever shows it, and the way to end it.
@@ -116,7 +118,7 @@ impl Live {
 }
 
 /// What a run gave.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Measured {
     /// Everything counted.
     pub tally: Tally,
@@ -124,6 +126,8 @@ pub struct Measured {
     pub rate: f64,
     /// How long was measured.
     pub seconds: f64,
+    /// When the measurement began.
+    pub began: SystemTime,
     /// In an open loop.
     pub paced: Option<Paced>,
 }
@@ -169,12 +173,16 @@ pub fn run(server: &Server, load: &Load, live: &Arc<Live>) -> std::io::Result<Me
         for thread in 0..threads {
             let (run, connected) = (Arc::clone(&run), connected.clone());
             let share = load.connections / threads + usize::from(thread < load.connections % threads);
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let builder = std::thread::Builder::new().name(THREAD_NAME.to_owned());
-            workers.push(builder.spawn_scoped(scope, move || {
-                let tasks = LocalSet::new();
-                runtime.block_on(tasks.run_until(work(&run, thread, share, connected)))
-            })?);
+            let started =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
+                    let builder = std::thread::Builder::new().name(THREAD_NAME.to_owned());
+                    builder.spawn_scoped(scope, move || {
+                        let tasks = LocalSet::new();
+                        runtime.block_on(tasks.run_until(work(&run, thread, share, connected)))
+                    })
+                });
+            // Those that have started would wait for the others.
+            workers.push(started.inspect_err(|_| live.cut())?);
         }
         drop(connected);
         for _ in 0..threads {
@@ -182,6 +190,7 @@ pub fn run(server: &Server, load: &Load, live: &Arc<Live>) -> std::io::Result<Me
             let _ = all_connected.recv();
         }
         let bounds = load.bounds(Instant::now());
+        let began = SystemTime::now() + load.warmup;
         live.bounds.send_replace(Some(bounds));
         let paced = due.map(|due| {
             let schedule = Schedule::new(load.rate.unwrap_or(1.0), load.arrivals, load.seed);
@@ -197,7 +206,7 @@ pub fn run(server: &Server, load: &Load, live: &Arc<Live>) -> std::io::Result<Me
         if let Some(paced) = &paced {
             tally.not_sent(paced.refused, "the backlog was full; --max-backlog is its bound");
         }
-        Ok(Measured::new(tally, paced, load))
+        Ok(Measured::new(tally, paced, load, began))
     })
 }
 
@@ -211,7 +220,7 @@ impl Load {
 impl Measured {
     /// Rates: in a closed loop the sum of the lanes' own, so that one that waits long for its last answer does
     /// not lower the others'; in an open loop by the time until the last answer, or until the schedule's end if that is later.
-    fn new(tally: Tally, paced: Option<Paced>, load: &Load) -> Self {
+    fn new(tally: Tally, paced: Option<Paced>, load: &Load, began: SystemTime) -> Self {
         let last = tally.last.as_secs_f64();
         let planned = match (&paced, load.rate, load.duration) {
             (Some(paced), Some(rate), None) => paced.due as f64 / rate,
@@ -224,7 +233,7 @@ impl Measured {
             Some(_) => 0.0,
             None => tally.lane_rate,
         };
-        Self { tally, rate, seconds, paced }
+        Self { tally, rate, seconds, began, paced }
     }
 }
 
@@ -357,10 +366,14 @@ impl Own {
             let waited = due.elapsed();
             if waited < self.run.server.reading.timeout {
                 self.request(&mut lane, due, begin).await;
-            } else if begin.is_some() {
+            } else if let Some(begin) = begin {
                 let mut tally = self.tally.borrow_mut();
                 tally.not_sent(1, "it waited longer than --timeout for a connection");
                 self.run.live.failed.fetch_add(1, Ordering::Relaxed);
+                if self.run.load.log {
+                    let now = Instant::now();
+                    tally.samples.add(begin, Moments { due, sent: now, done: now }, Some(Kind::NotSent));
+                }
             }
         }
     }
@@ -383,32 +396,26 @@ impl Own {
             result = same(first, *answer);
         }
         let live = &self.run.live;
+        let kind = result.as_ref().err().map(|failure| failure.kind);
+        let counter = if kind.is_none() { &live.ok } else { &live.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
         let mut tally = self.tally.borrow_mut();
-        if begin.is_none() {
+        let Some(begin) = begin else {
             tally.warmup += 1;
-        }
-        if let Some(begin) = begin
-            && self.run.due.is_some()
-        {
-            debug_assert!(begin <= due, "only what is due in the measurement is measured");
+            return (kind, done);
+        };
+        if self.run.due.is_some() {
             tally.left(due, sent);
         }
-        match result {
-            Ok(answer) => {
-                live.ok.fetch_add(1, Ordering::Relaxed);
-                if let Some(begin) = begin {
-                    tally.good(begin, Moments { due, sent, done }, prepared.body.len(), answer.bytes);
-                }
-                (None, done)
-            }
-            Err(failure) => {
-                live.failed.fetch_add(1, Ordering::Relaxed);
-                if let Some(begin) = begin {
-                    tally.bad(begin, done, &failure);
-                }
-                (Some(failure.kind), done)
-            }
+        let moments = Moments { due, sent, done };
+        if self.run.load.log {
+            tally.samples.add(begin, moments, kind);
         }
+        match result {
+            Ok(answer) => tally.good(begin, moments, prepared.body.len(), answer.bytes),
+            Err(failure) => tally.bad(begin, done, &failure),
+        }
+        (kind, done)
     }
 }
 

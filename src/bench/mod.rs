@@ -9,6 +9,7 @@ mod exchange;
 mod failure;
 mod images;
 mod load;
+mod log;
 mod pace;
 mod plan;
 mod progress;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 pub use plan::Plan;
 
 use load::{Live, Load, Measured, Server};
+use log::Log;
 use progress::Progress;
 use stages::Page;
 use summary::{Document, Summary};
@@ -59,13 +61,20 @@ pub enum Ending {
 /// # Errors
 /// What the system did not give, or what could not be written.
 pub async fn run(plan: Plan, command: String, signal: impl AsyncFnMut()) -> Result<Ending, String> {
-    LocalSet::new().run_until(Bench { plan, command, signal, stopped: false }.run()).await
+    let log = match &plan.log {
+        Some(path) => {
+            Some(Log::create(path).map_err(|e| format!("{} cannot be written: {e}", path.display()))?)
+        }
+        None => None,
+    };
+    LocalSet::new().run_until(Bench { plan, command, signal, log, stopped: false }.run()).await
 }
 
 struct Bench<S> {
     plan: Plan,
     command: String,
     signal: S,
+    log: Option<Log>,
     stopped: bool,
 }
 
@@ -214,6 +223,10 @@ impl<S: AsyncFnMut()> Bench<S> {
             }
         };
         progress.finish();
+        if let Some(log) = &mut self.log {
+            log.write(&server.name, measured.began, &measured.tally.samples)
+                .map_err(|e| format!("--log cannot be written: {e}"))?;
+        }
         if let (Some(target), Some(before), Some(gain)) = (&metrics, &before, gain) {
             let after = Page::fetch(target).await.map_err(|e| format!("--server-metrics: {e}"))?;
             gain.add_gain(before, &after);

@@ -43,6 +43,8 @@ pub struct Plan {
     pub metrics: Option<Target>,
     /// Where the document goes.
     pub json: Option<PathBuf>,
+    /// Where single requests go.
+    pub log: Option<PathBuf>,
     /// Where the report goes, and what it is.
     pub report: Option<(PathBuf, ReportKind)>,
     /// Whether no progress is shown.
@@ -104,7 +106,7 @@ impl Plan {
             (path.clone(), kind)
         });
         // A run of an hour must not end with a file that cannot be written.
-        for (flag, path) in [("--json", &args.json), ("--report", &args.report)] {
+        for (flag, path) in [("--json", &args.json), ("--report", &args.report), ("--log", &args.log)] {
             if let Some(path) = path
                 && let Err(e) = writable(path)
             {
@@ -156,6 +158,7 @@ impl Plan {
             warmup,
             order: args.order,
             seed: args.seed,
+            log: args.log.is_some(),
         };
         (problems.0.len() == before).then_some(Self {
             servers,
@@ -166,6 +169,7 @@ impl Plan {
             max_error_ratio: args.max_error_ratio,
             metrics,
             json: args.json.clone(),
+            log: args.log.clone(),
             report,
             quiet: args.quiet,
         })

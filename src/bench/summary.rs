@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::failure::Counted;
 use super::load::{Load, Measured, Server};
+use super::log::Samples;
 use super::stages::Stage;
 use super::tally::{Percentiles, Step, Tally};
 
@@ -126,6 +127,7 @@ impl Summary {
         for run in runs {
             tally.merge(&run.tally);
         }
+        tally.samples = Samples::default();
         let seconds: f64 = runs.iter().map(|r| r.seconds).sum();
         // Rounds are equally long, so each counts the same.
         let rate = runs.iter().map(|r| r.rate).sum::<f64>() / runs.len().max(1) as f64;

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::failure::{Failure, Failures, Kind};
+use super::log::Samples;
 
 /// Longest time that is told apart: an hour, in microseconds.
 const MAX_MICROS: u64 = 3_600_000_000;
@@ -193,6 +194,8 @@ pub struct Tally {
     pub bytes_received: u64,
     /// Answers by time.
     pub timeline: Timeline,
+    /// Every request, with `--log`.
+    pub samples: Samples,
     /// Requests of the warm-up, good or not; not in any other figure.
     pub warmup: u64,
     /// Requests without an answer when the run was cut short.
@@ -255,6 +258,7 @@ impl Tally {
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.timeline.merge(&other.timeline);
+        self.samples.merge(&other.samples);
         self.warmup += other.warmup;
         self.cut += other.cut;
         self.opened += other.opened;

@@ -122,7 +122,7 @@ impl Libraries {
         self.container(report, machine, asked, container);
         if BUILT_IN {
             self.gpus(report, asked, container);
-            self.driver(report, machine);
+            self.driver(report, machine, asked);
             self.tensorrt(report, asked);
             self.nvjpeg(report, asked);
         } else {
@@ -282,7 +282,7 @@ impl Libraries {
         }
     }
 
-    fn driver(&self, report: &mut Report, machine: &Root) {
+    fn driver(&self, report: &mut Report, machine: &Root, asked: &Asked) {
         let Ok(look) = &self.gpu else { return };
         let nvml = self.nvml.as_ref().ok();
         let version = nvml.and_then(|n| n.driver_version.clone()).or_else(|| machine.driver_version());
@@ -296,20 +296,30 @@ impl Libraries {
         }
         words.extend(look.path.clone());
         report.ok("driver", words.join(", "));
+        self.nvml(report, asked);
+    }
+
+    fn nvml(&self, report: &mut Report, asked: &Asked) {
+        const SUBJECT: &str = "nvml";
+        const FIX: &str =
+            "give the container `utility` in NVIDIA_DRIVER_CAPABILITIES: without it there are no GPU metrics";
+        if !self.gpu_usable() {
+            return;
+        }
         match &self.nvml {
-            Ok(NvmlLook { fault: None, devices, .. }) => {
-                report.ok("nvml", format!("{devices} GPU(s) listed"))
+            Ok(NvmlLook { fault: Some(why), .. }) => {
+                let text = format!("cannot be used: {why}");
+                report.found(Level::Note, SUBJECT, Fault::new(Id::NvmlUnusable, text, FIX));
             }
-            Ok(NvmlLook { fault: Some(why), .. }) if self.gpu_usable() => {
-                let fix = "give the container `utility` in NVIDIA_DRIVER_CAPABILITIES: without it there are no GPU metrics";
-                report.found(
-                    Level::Note,
-                    "nvml",
-                    Fault::new(Id::NvmlUnusable, format!("cannot be used: {why}"), fix),
-                );
+            Ok(NvmlLook { devices, unknown, .. }) => {
+                report.ok(SUBJECT, format!("knows {devices} GPU(s), for /metrics"));
+                for why in unknown {
+                    report.found(Level::Note, SUBJECT, Fault::new(Id::NvmlUnusable, why, FIX));
+                }
             }
-            Ok(_) => {}
-            Err(fault) => report.found(Level::Warn, "nvml", fault.clone()),
+            // A thread of its own asks NVML in `serve`, and nobody waits for it.
+            Err(fault) if fault.id == Id::ProbeHung => report.found(Level::Warn, SUBJECT, fault.clone()),
+            Err(fault) => report.found(broken(fault, asked.gpu_wanted), SUBJECT, fault.clone()),
         }
     }
 

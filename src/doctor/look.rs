@@ -53,8 +53,10 @@ pub struct GpuDevice {
 pub struct NvmlLook {
     /// The driver's version.
     pub driver_version: Option<String>,
-    /// GPUs that it lists.
-    pub devices: u32,
+    /// GPUs of CUDA that it knows.
+    pub devices: usize,
+    /// Those that it does not know, and why.
+    pub unknown: Vec<String>,
     /// Why it cannot be used.
     pub fault: Option<String>,
 }
@@ -281,6 +283,7 @@ mod nvidia {
     use crate::backend::tensorrt::examine::examine;
     use crate::doctor::finding::{Fault, Id};
     use crate::ffi::tensorrt::{Flavor, Library, NO_HEADERS};
+    use crate::gpu::nvml::Monitor;
     use crate::gpu::probe::{ProbeError, probe, video};
 
     pub(super) fn gpu() -> GpuLook {
@@ -339,14 +342,17 @@ mod nvidia {
     }
 
     pub(super) fn nvml() -> NvmlLook {
-        let found = nvml_wrapper::Nvml::builder().lib_path("libnvidia-ml.so.1".as_ref()).init();
-        match found {
-            Ok(nvml) => NvmlLook {
-                driver_version: nvml.sys_driver_version().ok(),
-                devices: nvml.device_count().unwrap_or(0),
+        let gpus = probe().map(|found| found.devices).unwrap_or_default();
+        match Monitor::open(&gpus) {
+            Ok((monitor, unknown)) => NvmlLook {
+                driver_version: monitor.driver_version(),
+                devices: gpus.len() - unknown.len(),
+                unknown,
                 fault: None,
             },
-            Err(e) => NvmlLook { driver_version: None, devices: 0, fault: Some(e.to_string()) },
+            Err(e) => {
+                NvmlLook { driver_version: None, devices: 0, unknown: Vec::new(), fault: Some(e.to_string()) }
+            }
         }
     }
 

@@ -101,6 +101,12 @@ impl Monitor {
         Ok((Self { nvml, gpus: known }, unknown))
     }
 
+    /// The driver's version, as in `550.54.15`. Blocks.
+    #[must_use]
+    pub fn driver_version(&self) -> Option<String> {
+        self.nvml.sys_driver_version().ok()
+    }
+
     /// Looks at every GPU; `None` for one that is lost. Blocks.
     pub fn read(&self) -> Vec<(Identity, Option<Reading>)> {
         self.gpus.iter().map(|gpu| (gpu.identity.clone(), gpu.read(self.nvml).ok())).collect()

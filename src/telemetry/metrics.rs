@@ -101,7 +101,7 @@ impl Telemetry {
             })
             .expect("bucket lists are not empty")
             .build_recorder();
-        for &(name, kind, help) in names::ALL {
+        for &(name, kind, help) in names::ALL.iter().chain(&names::triton::ALL) {
             let unit = if name.ends_with("_seconds") { Some(Unit::Seconds) } else { None };
             match kind {
                 Kind::Counter => recorder.describe_counter(name.into(), unit, help.into()),

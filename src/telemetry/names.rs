@@ -272,4 +272,21 @@ pub mod triton {
     pub const OUTPUT_US: &str = "nv_inference_compute_output_duration_us";
     /// Rows waiting.
     pub const PENDING: &str = "nv_inference_pending_request_count";
+
+    /// Kind and help of each.
+    pub const ALL: [(&str, super::Kind, &str); 10] = {
+        use super::Kind::{Counter, Gauge};
+        [
+            (SUCCESS, Counter, "Requests that succeeded."),
+            (FAILURE, Counter, "Requests that failed, by reason."),
+            (COUNT, Counter, "Rows inferred."),
+            (EXEC_COUNT, Counter, "Batches run."),
+            (REQUEST_US, Counter, "Microseconds from arrival to answer."),
+            (QUEUE_US, Counter, "Microseconds in the queue."),
+            (INPUT_US, Counter, "Microseconds of decode and preprocessing."),
+            (INFER_US, Counter, "Microseconds in the engine."),
+            (OUTPUT_US, Counter, "Microseconds of post-processing."),
+            (PENDING, Gauge, "Rows waiting."),
+        ]
+    };
 }

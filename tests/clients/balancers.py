@@ -50,8 +50,8 @@ def wait_for(what, condition, seconds=30):
 def repository(folder):
     """A model repository with one network of two layers."""
     net = Net()
-    net("Gemm", net("Relu", net("MatMul", net.input("x", [64]), net.normal(64, 64))), net.normal(8, 64), net.normal(8), transB=1,
-        to="y")
+    hidden = net("Relu", net("MatMul", net.input("x", [64]), net.normal(64, 64)))
+    net("Gemm", hidden, net.normal(8, 64), net.normal(8), transB=1, to="y")
     net.output("y", [8])
     path = pathlib.Path(folder) / NAME / "1"
     path.mkdir(parents=True)
@@ -141,7 +141,8 @@ class HAProxy(Balancer):
         self.socket = pathlib.Path(f"/tmp/visord-{os.getpid()}-{self.http_port}.sock")
         changes = [*self.servers(),
                    ("/run/haproxy/visord.sock", str(self.socket)),
-                   ("bind :8000", f"bind 127.0.0.1:{self.http_port}"), ("bind :8001", f"bind 127.0.0.1:{self.grpc_port}")]
+                   ("bind :8000", f"bind 127.0.0.1:{self.http_port}"),
+                   ("bind :8001", f"bind 127.0.0.1:{self.grpc_port}")]
         path = self.folder / "haproxy.cfg"
         path.write_text(replaced(self.shipped.read_text(), changes))
         return [need("haproxy"), "-db", "-f", str(path)]
@@ -158,7 +159,8 @@ class HAProxy(Balancer):
             connection.sendall(b"show stat\n")
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
         rows = csv.DictReader(io.StringIO(answer.removeprefix("# ")))
-        return {row["pxname"]: (row["status"], int(row["wretr"]) + int(row["wredis"])) for row in rows if row["svname"] == name}
+        own = [row for row in rows if row["svname"] == name]
+        return {row["pxname"]: (row["status"].split(" ")[0], int(row["wretr"]) + int(row["wredis"])) for row in own}
 
     def removed(self, daemon):
         """Whether its health check has taken the daemon out."""
@@ -181,7 +183,8 @@ class Nginx(Balancer):
     def command(self):
         self.log = self.folder / "access.log"
         changes = [*((p, i) for p, i in self.servers() if "proto" not in p),
-                   ("listen 8000", f"listen 127.0.0.1:{self.http_port}"), ("listen 8001", f"listen 127.0.0.1:{self.grpc_port}"),
+                   ("listen 8000", f"listen 127.0.0.1:{self.http_port}"),
+                   ("listen 8001", f"listen 127.0.0.1:{self.grpc_port}"),
                    ("/var/log/nginx/visord.log", str(self.log))]
         (self.folder / "visord.conf").write_text(replaced(self.shipped.read_text(), changes))
         user = "user root;" if os.getuid() == 0 else ""
@@ -200,8 +203,8 @@ class Nginx(Balancer):
 
     def removed(self, daemon):
         """nginx has no health check: a failed request takes a server out, of each of the two upstreams."""
-        log = self.log.read_text()
-        return all(re.search(rf"upstream=[^=]*127\.0\.0\.1:{port},", log) for port in (daemon.http_port, daemon.grpc_port))
+        log, ports = self.log.read_text(), (daemon.http_port, daemon.grpc_port)
+        return all(re.search(rf"upstream=[^=]*127\.0\.0\.1:{port},", log) for port in ports)
 
     def tries_allowed(self, seconds):
         """One each fail_timeout, which is 2 s, in each upstream; and one more each, at the edges."""
@@ -212,7 +215,8 @@ def by_http(balancer, session, padding=0):
     """The network's output, by HTTP; `padding` makes the body so many bytes larger."""
     body = {"inputs": [{"name": "x", "shape": [1, 64], "datatype": "FP32", "data": VALUES.ravel().tolist()}]}
     url = f"http://127.0.0.1:{balancer.http_port}/v2/models/{NAME}/infer"
-    answer = session.post(url, json.dumps(body) + " " * padding, headers={"Content-Type": "application/json"}, timeout=60)
+    headers = {"Content-Type": "application/json"}
+    answer = session.post(url, json.dumps(body) + " " * padding, headers=headers, timeout=60)
     assert answer.status_code == 200, f"{answer.status_code} {answer.text[:200]}"
     return np.array(answer.json()["outputs"][0]["data"], np.float32)
 

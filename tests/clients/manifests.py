@@ -20,12 +20,12 @@ DEPLOY = ROOT / "deploy"
 # The newest schemas that the package has.
 KUBERNETES = kubernetes_validate.latest_version()
 
-# The kinds of operators. Their schemas belong to the operators; here stand the fields that the manifests may use, as their
-# custom resource definitions of 2026 have them: nested, with the type of each leaf, `[...]` for a list, and ANY for what is
-# checked elsewhere. A field that is not here fails.
+# The kinds of operators. Their schemas belong to the operators; here stand the fields that the manifests may use, as
+# the custom resource definitions of 2026 have them: nested, with the type of each leaf, `[...]` for a list, and ANY for
+# what is checked elsewhere. A field that is not here fails.
 ANY = object()
-BEHAVIOR = {direction: {"stabilizationWindowSeconds": int, "policies": [{"type": str, "value": int, "periodSeconds": int}]}
-            for direction in ("scaleUp", "scaleDown")}
+SCALING = {"stabilizationWindowSeconds": int, "policies": [{"type": str, "value": int, "periodSeconds": int}]}
+BEHAVIOR = {"scaleUp": SCALING, "scaleDown": SCALING}
 CUSTOM = {
     "keda.sh": {"ScaledObject": {
         "scaleTargetRef": {"name": str}, "minReplicaCount": int, "maxReplicaCount": int, "pollingInterval": int,
@@ -42,7 +42,8 @@ CUSTOM = {
         },
         # The rules themselves are promtool's to check.
         "PrometheusRule": {"groups": [{"name": str, "interval": str, "rules": [
-            {"alert": str, "record": str, "expr": str, "for": str, "keep_firing_for": str, "labels": ANY, "annotations": ANY}]}]},
+            {"alert": str, "record": str, "expr": str, "for": str, "keep_firing_for": str, "labels": ANY,
+             "annotations": ANY}]}]},
     },
     "serving.kserve.io": {
         "ClusterServingRuntime": {
@@ -53,10 +54,11 @@ CUSTOM = {
         "InferenceService": {"predictor": {
             "minReplicas": int, "maxReplicas": int, "scaleMetric": str, "scaleTarget": int,
             "autoScaling": {"metrics": [{"type": str, "external": {
-                "metric": {"backend": str, "serverAddress": str, "query": str}, "target": {"type": str, "value": str}}}]},
+                "metric": {"backend": str, "serverAddress": str, "query": str},
+                "target": {"type": str, "value": str}}}]},
             "storageUris": [{"uri": str, "mountPath": str}],
-            "model": {"modelFormat": {"name": str, "version": str}, "runtime": str, "protocolVersion": str, "storageUri": str,
-                      "ports": ANY},
+            "model": {"modelFormat": {"name": str, "version": str}, "runtime": str, "protocolVersion": str,
+                      "storageUri": str, "ports": ANY},
             "serviceAccountName": ANY, "terminationGracePeriodSeconds": ANY, "tolerations": ANY, "volumes": ANY,
         }},
     },
@@ -210,7 +212,8 @@ class Manifested(Daemon):
         self.environment = environment(variables)
 
     def spawn(self):
-        self.process = subprocess.Popen(self.command, stdout=self.log_file, stderr=subprocess.STDOUT, env=self.environment)
+        self.process = subprocess.Popen(self.command, stdout=self.log_file, stderr=subprocess.STDOUT,
+                                        env=self.environment)
 
     def status(self, path="/v2/health/ready", port=None):
         try:

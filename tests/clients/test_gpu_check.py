@@ -12,7 +12,7 @@ from daemon import ROOT
 
 TARGET = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
 BUNDLE = os.path.join(TARGET, "gpu-bundle-test")
-STEPS = ["machine", "nvidia-smi", "kernels and decoders", "end to end", "load", "wrk", "overlap by time", "CUDA graphs",
+STEPS = ["machine", "nvidia-smi", "kernels and decoders", "end to end", "load", "visord bench", "overlap by time", "CUDA graphs",
          "out of memory", "compute-sanitizer", "nsys", "TensorRT-RTX"]
 SECONDS = 240
 
@@ -77,7 +77,7 @@ def test_every_step_passes_on_the_host_device(gpu_bundle, tools, tmp_path):
     outcomes = {name: (step["outcome"], step["summary"]) for name, step in steps.items()}
     assert status == 0 and not report["failed"], outcomes
     for name, (outcome, _) in outcomes.items():
-        allowed = {"wrk": ("ok", "skipped"), "TensorRT-RTX": ("skipped",)}.get(name, ("ok",))
+        allowed = {"TensorRT-RTX": ("skipped",)}.get(name, ("ok",))
         assert outcome in allowed, outcomes
 
     assert "STUB" in report["engine"] and report["quick"]

@@ -1,4 +1,4 @@
-"""deploy/kserve: schemas, and daemons started with a runtime's own arguments on models laid out as KServe lays them out."""
+"""deploy/kserve: schemas, and daemons started with a runtime's own arguments on models laid out as KServe does it."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ import tritonclient.http
 import yaml
 
 from balancers import NAME, VALUES, repository
-from manifests import DEPLOY, check_custom, flags, installed, of_kind, paths, render, serving
+from manifests import DEPLOY, check_custom, flags, installed, paths, render, serving
 
 KSERVE = DEPLOY / "kserve"
 # KServe's: where the storage initializer puts models, and the ports that it takes where a runtime names none, or by
@@ -30,7 +30,7 @@ def example(name):
 
 def container(runtime, service="faces"):
     """The runtime's container as KServe starts it for an InferenceService: `{{.Name}}` is the service's."""
-    (found,) = [r for r in of_kind(render(".", root=KSERVE), "ClusterServingRuntime") if r["metadata"]["name"] == runtime]
+    (found,) = [r for r in render(".", root=KSERVE) if r["metadata"]["name"] == runtime]
     (own,) = found["spec"]["containers"]
     assert own["name"] == "kserve-container", "KServe's name for the container that serves"
     filled = json.dumps(own).replace("{{.Name}}", service)
@@ -58,7 +58,8 @@ def test_examples_ask_for_what_a_runtime_has(name):
     predictor = service["spec"]["predictor"]
     model = predictor["model"]
     (runtime,) = [r for r in render(".", root=KSERVE) if r["metadata"]["name"] == model["runtime"]]
-    assert model["modelFormat"] in [{k: f[k] for k in ("name", "version")} for f in runtime["spec"]["supportedModelFormats"]]
+    formats = runtime["spec"]["supportedModelFormats"]
+    assert model["modelFormat"] in [{key: known[key] for key in ("name", "version")} for known in formats]
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
     # One or the other, says KServe.
     assert ("storageUri" in model) != ("storageUris" in predictor)
@@ -84,7 +85,8 @@ def test_a_runtime_follows_kserve_s_conventions(runtime):
         assert (paths()[asked["path"]], asked["port"]) == (route, HTTP), f"{probe}: {asked}"
     assert int(given["--exit-delay-secs"]) + int(given["--exit-timeout-secs"]) + 5 <= GRACE
     security = own["securityContext"]
-    assert security["runAsNonRoot"] and security["readOnlyRootFilesystem"] and security["capabilities"] == {"drop": ["ALL"]}
+    assert security["runAsNonRoot"] and security["readOnlyRootFilesystem"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
     # /mnt/models is mounted read-only: a cache has to be elsewhere.
     mounts = [mount["mountPath"] for mount in own["volumeMounts"]]
     assert runtime == "visord-cpu" or given["--plan-cache"] in mounts
@@ -114,13 +116,15 @@ def test_a_daemon_serves_what_kserve_mounts(name, model, tmp_path):
     mounted(service, {"s3://models/repository": stored, "s3://models/faces": stored / NAME}, root)
     own = container(service["spec"]["predictor"]["model"]["runtime"], service["metadata"]["name"])
     # But for the folder, and 5 s at the end that nobody waits for here.
-    changes = {f"--model-repository={MODELS}": f"--model-repository={root}{MODELS}", "--exit-delay-secs=5": "--exit-delay-secs=0"}
+    changes = {f"--model-repository={MODELS}": f"--model-repository={root}{MODELS}",
+               "--exit-delay-secs=5": "--exit-delay-secs=0"}
     assert set(changes) <= set(own["args"])
     with serving([changes.get(a, a) for a in own["args"]], {"VISORD_BACKEND": "rten"}) as daemon:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert daemon.status(own[probe]["httpGet"]["path"]) == 200, probe
         answers = []
-        for library, address in [(tritonclient.http, daemon.address), (tritonclient.grpc, f"127.0.0.1:{daemon.grpc_port}")]:
+        grpc = f"127.0.0.1:{daemon.grpc_port}"
+        for library, address in [(tritonclient.http, daemon.address), (tritonclient.grpc, grpc)]:
             tensor = library.InferInput("x", list(VALUES.shape), "FP32")
             tensor.set_data_from_numpy(VALUES)
             with library.InferenceServerClient(address) as client:

@@ -25,6 +25,7 @@ COMPONENTS = {"autoscaling-keda": "gpu", "autoscaling-hpa": "cpu", "monitoring":
 OLDEST = "1.27"
 NEEDS = {"model-image": "1.35"}
 PAGE = ROOT / "docs" / "kubernetes.md"
+ADAPTER = ROOT / "deploy" / "kubernetes" / "components" / "autoscaling-hpa" / "adapter-rules.yaml"
 
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -170,7 +171,8 @@ def test_pods_are_as_the_restricted_profile_wants_them(what):
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     spec = deployment(resources)["spec"]["template"]["spec"]
     user, own = spec["securityContext"], container(resources)["securityContext"]
-    assert user["runAsNonRoot"] is True and user["runAsUser"] > 0 and user["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert user["runAsNonRoot"] is True and user["runAsUser"] > 0
+    assert user["seccompProfile"] == {"type": "RuntimeDefault"}
     assert own == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
     kinds = {kind for volume in spec["volumes"] for kind in volume if kind != "name"}
@@ -222,9 +224,10 @@ def test_autoscalers_ask_for_metrics_that_there_are():
     queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
     for query in queries:
         assert 'namespace="visord"' in query, query
-    rules = yaml.safe_load((ROOT / "deploy/kubernetes/components/autoscaling-hpa/adapter-rules.yaml").read_text())["rules"]
+    rules = yaml.safe_load(ADAPTER.read_text())["rules"]
     (scaler,) = of_kind(rendered("autoscaling-hpa"), "HorizontalPodAutoscaler")
-    assert [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]] == [r["name"]["as"] for r in rules]
+    asked = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]]
+    assert asked == [rule["name"]["as"] for rule in rules]
     series = [rule["seriesQuery"] for rule in rules]
     assert "visord_pending_rows" in metric_names(queries) & metric_names(series), "neither asks for the queue"
     for name in metric_names(queries + series):
@@ -232,7 +235,8 @@ def test_autoscalers_ask_for_metrics_that_there_are():
     # The two scale alike.
     spec, behavior = scaler["spec"], scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     assert spec["behavior"] == behavior
-    assert (spec["minReplicas"], spec["maxReplicas"]) == (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"])
+    bounds = (scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"])
+    assert (spec["minReplicas"], spec["maxReplicas"]) == bounds
     thresholds = [trigger["metadata"]["threshold"] for trigger in scaled["spec"]["triggers"]]
     assert thresholds == [metric["pods"]["target"]["averageValue"] for metric in spec["metrics"]]
     for what in ("autoscaling-keda", "autoscaling-hpa"):
@@ -245,7 +249,7 @@ def test_autoscalers_ask_for_metrics_that_there_are():
 def test_queries_are_promql(tmp_path):
     (scaled,) = of_kind(rendered("autoscaling-keda"), "ScaledObject")
     queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
-    rules = yaml.safe_load((ROOT / "deploy/kubernetes/components/autoscaling-hpa/adapter-rules.yaml").read_text())["rules"]
+    rules = yaml.safe_load(ADAPTER.read_text())["rules"]
     for rule in rules:
         name, labels = rule["seriesQuery"].rstrip("}").split("{")
         filled = {"<<.Series>>": name, "<<.LabelMatchers>>": labels, "<<.GroupBy>>": "pod"}
@@ -272,7 +276,8 @@ def test_the_alerts_are_those_of_compose():
 
 def test_the_kustomization_of_the_documentation(tmp_path):
     """It lies beside the overlays, as the page says."""
-    (text,) = re.findall(r"```yaml\n(# deploy/kubernetes/overlays/mine/kustomization.yaml\n.*?)```", PAGE.read_text(), re.S)
+    block = r"```yaml\n(# deploy/kubernetes/overlays/mine/kustomization.yaml\n.*?)```"
+    (text,) = re.findall(block, PAGE.read_text(), re.S)
     copy = tmp_path / "kubernetes"
     shutil.copytree(ROOT / "deploy" / "kubernetes", copy)
     (copy / "overlays" / "mine").mkdir()
@@ -287,7 +292,7 @@ def test_the_kustomization_of_the_documentation(tmp_path):
 
 
 def test_a_pod_s_daemon_answers_its_probes(tmp_path):
-    """The variables of the ConfigMap and nothing else, but for ports and folders; probes where the manifest has them."""
+    """The variables of the ConfigMap and nothing else, but for ports and folders; probes where they are sent."""
     resources = rendered("cpu")
     variables = {**settings(resources), "VISORD_MODEL_REPOSITORY": str(repository(tmp_path)), "VISORD_BACKEND": "rten",
                  "VISORD_EXIT_DELAY_SECS": "0"}

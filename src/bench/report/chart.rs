@@ -7,7 +7,7 @@ use super::scale::Scale;
 /// Room around the plot for title and axes.
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 34.0;
+const TOP: f64 = 46.0;
 const BOTTOM: f64 = 46.0;
 /// Colours there are.
 pub const COLOURS: usize = 8;
@@ -101,7 +101,7 @@ impl<'a> Chart<'a> {
             text(self.out, [x, bottom + 16.0], "soft small", "middle", &words);
         }
         text(self.out, [self.left + self.width, bottom + 34.0], "soft small", "end", frame.x.1);
-        text(self.out, [self.left - 46.0, self.top - 6.0], "soft small", "start", frame.y.1);
+        text(self.out, [self.left - 46.0, self.top - 14.0], "soft small", "start", frame.y.1);
     }
 
     fn at_y(&self, y: f64) -> [f64; 2] {
@@ -155,7 +155,7 @@ impl<'a> Chart<'a> {
         );
     }
 
-    /// A dot with words beside it.
+    /// A dot, with words above it where there are any; `hint` shows where a pointer rests.
     pub fn dot(&mut self, point: [f64; 2], colour: usize, words: &str, hint: &str) {
         let [x, y] = self.at(point);
         let _ = writeln!(
@@ -164,16 +164,18 @@ impl<'a> Chart<'a> {
             colour % COLOURS,
             escaped(hint)
         );
-        text(self.out, [x, y - 9.0], "small", "middle", words);
+        if !words.is_empty() {
+            text(self.out, [x, y - 9.0], "small", "middle", words);
+        }
     }
 
-    /// Names of lines, from the right end of the title's line.
+    /// Names of lines, below the title, to the right.
     pub fn legend(&mut self, names: &[(String, usize, bool)]) {
-        let (mut x, y) = (self.left + self.width, self.top - 20.0);
+        let (mut x, y) = (self.left + self.width, self.top - 14.0);
         for (name, colour, dashed) in names.iter().rev() {
             text(self.out, [x, y], "soft small", "end", name);
             // What a letter takes on average at this size.
-            x -= name.chars().count() as f64 * 6.1 + 8.0;
+            x -= name.chars().count() as f64 * 6.0 + 6.0;
             let dash = if *dashed { " dash" } else { "" };
             let _ = writeln!(
                 self.out,

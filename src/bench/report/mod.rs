@@ -15,6 +15,8 @@ use scale::Scale;
 /// Width of the picture, pixels.
 const WIDTH: f64 = 960.0;
 const MARGIN: f64 = 20.0;
+/// Points of the rate by time, at most.
+const POINTS: usize = 60;
 /// Bars of the histogram.
 const BARS: usize = 40;
 /// From this ratio of the slowest to the median on, latency is drawn by its logarithm.
@@ -195,12 +197,14 @@ fn percentiles(out: &mut String, runs: &[Summary], place: [f64; 4]) {
 /// Answers a second by time; failed requests stand at the bottom.
 fn rates(out: &mut String, runs: &[Summary], place: [f64; 4]) {
     let line = |run: &Summary| -> Vec<[f64; 2]> {
-        let step = run.timeline.step_seconds;
         // The last step is cut off by the end.
-        let whole = run.timeline.steps.len().saturating_sub(1).max(1);
+        let steps = &run.timeline.steps;
+        let whole = &steps[..steps.len().saturating_sub(1)];
+        let joined = whole.len().div_ceil(POINTS).max(1);
+        let step = run.timeline.step_seconds * joined as f64;
         let rounds = run.rounds.len().max(1) as f64;
-        let steps = run.timeline.steps.iter().take(whole).enumerate();
-        steps.map(|(i, s)| [(i as f64 + 0.5) * step, s.ok as f64 / step / rounds]).collect()
+        let ok = whole.chunks_exact(joined).map(|steps| steps.iter().map(|s| s.ok).sum::<u64>());
+        ok.enumerate().map(|(i, ok)| [(i as f64 + 0.5) * step, ok as f64 / step / rounds]).collect()
     };
     let lines: Vec<_> = runs.iter().map(line).collect();
     let most = lines.iter().flatten().map(|p| p[1]).fold(1.0, f64::max);
@@ -276,7 +280,9 @@ fn sweep(out: &mut String, runs: &[Summary], place: [f64; 4]) {
         for (run, point) in runs.iter().zip(points) {
             let hint =
                 format!("{}: {} requests/s, {name} {} ms", run.name, figure(point[0]), figure(point[1]));
-            chart.dot(point, colour, &run.connections.to_string(), &hint);
+            // Once is enough: the median's dot is below it.
+            let words = if colour > 0 { run.connections.to_string() } else { String::new() };
+            chart.dot(point, colour, &words, &hint);
         }
     }
     let names: Vec<_> = of.iter().enumerate().map(|(i, (name, _))| ((*name).to_owned(), i, false)).collect();

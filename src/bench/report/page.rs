@@ -57,11 +57,9 @@ pub fn page(document: &Document, picture: &str) -> String {
         .flat_map(|run| {
             run.server_stages.iter().map(|s| {
                 let unit = if s.name == "batch size" { "rows" } else { "ms" };
-                vec![
-                    format!("{} {}", run.name, s.name),
-                    format!("{} {unit}", figure(s.mean)),
-                    s.observations(),
-                ]
+                let several = document.runs.len() > 1;
+                let name = if several { format!("{} {}", run.name, s.name) } else { s.name.to_owned() };
+                vec![name, format!("{} {unit}", figure(s.mean)), s.observations()]
             })
         })
         .collect();

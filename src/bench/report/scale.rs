@@ -58,7 +58,7 @@ impl Scale {
                 (0..=count).map(|i| (f64::from(i) * step, plain(f64::from(i) * step))).collect()
             }
             Kind::Log => {
-                let narrow = self.to - self.from < 2.0;
+                let narrow = self.to - self.from < 2.5;
                 let factors: &[f64] = if narrow { &[1.0, 2.0, 5.0] } else { &[1.0] };
                 let decades = self.from.floor() as i32..=self.to.ceil() as i32;
                 let values = decades.flat_map(|d| factors.iter().map(move |f| f * 10f64.powi(d)));

@@ -11,11 +11,11 @@ const RIGHT = 62;
 const TOP = 10;
 const BOTTOM = 20;
 
-/** The smallest of 1, 2, 2.5, 5 times a power of ten that is not below `value`. */
+/** The smallest of a few round numbers, times a power of ten, that is not below `value`. */
 function nice(value) {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((step) => step >= value * 0.999999);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((step) => step * power).find((step) => step >= value * 0.999999);
 }
 
 /** What all pictures share: a size that follows the page, a sentence, a place in the tab's drawing order. */
@@ -194,7 +194,7 @@ export class Band extends Picture {
 const SHADES = 5;
 const ROW = 34;
 
-/** Batch sizes: a column for each second, a row for each bucket, darker where more batches were; shares at the right. */
+/** Batch sizes: a column for each second, a row for each bucket, stronger where more batches were; shares at the right. */
 export class Heatmap extends Picture {
   constructor(host, { title, height = 172 }) {
     super(host, height);

@@ -252,13 +252,13 @@ export class Live {
     put("p50", duration(last.p50));
     put("p99", duration(last.p99));
     put("rows", short(last.rows));
-    put("pending", short(last.pending));
+    put("pending", fixed(last.pending, 0));
     const full = last.capacity > 0 ? last.pending / last.capacity : NaN;
-    setText(byId("tile-capacity"), last.capacity > 0 ? `of ${short(last.capacity)}, ${percent(full)}` : "no queue");
+    setText(byId("tile-capacity"), last.capacity > 0 ? `of ${fixed(last.capacity, 0)}, ${percent(full)}` : "no queue");
     byId("tile-full").firstElementChild.setAttribute("width", String(Math.min(100, (full || 0) * 100)));
-    setText(byId("queue-capacity"), `of ${short(last.capacity)} that may wait`);
+    setText(byId("queue-capacity"), `of ${fixed(last.capacity, 0)} that may wait`);
     const reasons = this.history.reasons(this.chosen);
-    setText(byId("tile-reasons"), reasons.length ? reasons.slice(0, 2).map(([r, n]) => `${short(n)} ${r}`).join(", ") : "no error in 2 min");
+    setText(byId("tile-reasons"), reasons.length ? reasons.slice(0, 2).map(([r, n]) => `${fixed(n, 0)} ${r}`).join(", ") : "no error in 2 min");
     byId("tile-reasons").classList.toggle("bad", reasons.length > 0);
   }
 
@@ -306,9 +306,15 @@ export class Live {
         .filter(([label]) => !["gpu", "device", "index", "ordinal", "uuid", "name"].includes(label))
         .map(([, v]) => v)
         .join(" ");
-      const { said, value: written } = gauge(name, value);
       if (!devices.has(device)) devices.set(device, { name: labels.name ?? "", rows: [] });
-      devices.get(device).rows.push([kind ? `${said}, ${kind}` : said, written]);
+      // Of what is held down or gone only that it is.
+      if (name.endsWith("_up")) {
+        if (value === 0) devices.get(device).rows.push(["NVML", "does not answer"]);
+        continue;
+      }
+      if (name.endsWith("_throttled") && value === 0) continue;
+      const { said, value: written } = gauge(name, value);
+      devices.get(device).rows.push([kind ? `${said}, ${kind.replaceAll("_", " ")}` : said, name.endsWith("_throttled") ? "yes" : written]);
     }
     const text = JSON.stringify([...devices]);
     if (text === this.gpuTable) return;

@@ -3,7 +3,7 @@
 import * as client from "./client.js";
 import { commands, show as showCommands } from "./commands.js";
 import * as compare from "./compare.js";
-import { byId, bytes, fixed, h, percent, setText, short } from "./dom.js";
+import { byId, bytes, fixed, h, percent, setText } from "./dom.js";
 
 const TOP = 5;
 const FIRST = 8;
@@ -164,9 +164,14 @@ export class TryIt {
     if (!model?.input || filled.length === 0) return;
     const run = (this.run += 1);
     byId("results").setAttribute("aria-busy", "true");
-    const answers = await Promise.all(filled.map((slot) => this.one(slot, model)));
-    // Another image or model came meanwhile, and its answers go before these.
-    if (run !== this.run) return;
+    // Two images are asked of one version, whichever traffic picks for the first: others' vectors do not compare.
+    const answers = [];
+    for (const slot of filled) {
+      const version = model.version || answers.find((answer) => !answer.error)?.version;
+      answers.push(await this.one(slot, { ...model, version }));
+      // Another image or model came meanwhile, and its answers go before these.
+      if (run !== this.run) return;
+    }
     byId("results").removeAttribute("aria-busy");
     this.answers = answers;
     this.show();
@@ -223,7 +228,7 @@ export class TryIt {
     const good = this.answers.filter((answer) => !answer.error);
     byId("result-error").replaceChildren(...failed.map(problem));
     const sections = (good[0]?.outputs ?? []).map((output, at) => this.output(output, at, good));
-    results.replaceChildren(...sections);
+    replace(results, sections);
     const times = good.map(({ slot, took }) => `${slot.name.toUpperCase()} ${fixed(took, 1)} ms`).join(", ");
     const version = good.length > 0 ? `version ${[...new Set(good.map((answer) => answer.version))].join(" and ")}` : "";
     setText(byId("result-times"), good.length > 0 ? `There and back: ${times}; ${version}` : "");
@@ -237,6 +242,17 @@ export class TryIt {
     const bodies = { classes, embedding, numbers }[kind](rows, good);
     return h("section", { class: `result ${kind}`, "aria-label": `Output ${output.name}` }, head, ...bodies);
   }
+}
+
+/** Puts new results in the place of the old; what was unfolded stays so, and the keyboard's place is kept. */
+function replace(results, sections) {
+  const before = [...results.querySelectorAll("details")];
+  const open = before.map((details) => details.open);
+  const focused = before.findIndex((details) => details.contains(document.activeElement));
+  results.replaceChildren(...sections);
+  const now = [...results.querySelectorAll("details")];
+  now.forEach((details, i) => (details.open ||= open[i] ?? false));
+  now[focused]?.querySelector("summary").focus();
 }
 
 /** An error as the daemon words it, with what can be done. */
@@ -271,7 +287,7 @@ function embedding(rows, good) {
     );
     parts.push(h("dl", { class: "facts" }, fact("Distance (L2)", fixed(far, 4), "l2"), ...rows.map((row, i) => fact(`Length of ${good[i].slot.name.toUpperCase()}`, fixed(compare.norm(row.values), 4)))));
   } else {
-    parts.push(h("dl", { class: "facts", "data-said": `${rows[0].values.length} values.` }, fact("Values", short(rows[0].values.length)), fact("Length", fixed(compare.norm(rows[0].values), 4))));
+    parts.push(h("dl", { class: "facts", "data-said": `${rows[0].values.length} values.` }, fact("Values", fixed(rows[0].values.length, 0)), fact("Length", fixed(compare.norm(rows[0].values), 4))));
     if (rows.length === 1) parts.push(h("p", { class: "note" }, "Give a second image to compare."));
   }
   return [...parts, firsts(rows, good)];
@@ -319,6 +335,6 @@ function firsts(rows, good) {
   const lines = Array.from({ length: count }, (_, i) =>
     h("tr", {}, h("th", { scope: "row" }, String(i)), ...rows.map((row) => h("td", { class: "number" }, cell(row, i)))));
   const first = rows[0];
-  const caption = first.datatype === "BYTES" ? "Strings are not shown" : `The first ${count} of ${short(first.values.length)} values`;
+  const caption = first.datatype === "BYTES" ? "Strings are not shown" : `The first ${count} of ${fixed(first.values.length, 0)} values`;
   return h("details", first.row ? {} : { open: true }, h("summary", {}, caption), h("table", { class: "firsts" }, h("thead", {}, head), h("tbody", {}, ...lines)));
 }
