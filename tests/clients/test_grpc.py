@@ -311,7 +311,6 @@ def test_what_is_not_served_says_so(client):
         (lambda: client.register_cuda_shared_memory("r", b"", 0, 1), "CUDA"),
         (client.unregister_cuda_shared_memory, "CUDA"),
         (client.get_trace_settings, "traces"),
-        (client.get_log_settings, "--log-level"),
     ]:
         fails("UNIMPLEMENTED", word, call)
 
