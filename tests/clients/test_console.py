@@ -505,7 +505,9 @@ def test_the_lines_work_as_they_are_copied(served, watched, tmp_path):
 
 def test_everything_works_by_keyboard(served, watched):
     page = watched.open(served)
-    seen = []
+    seen, choosers = [], []
+    # From the start: the browser is told without waiting for it, and a key might come before that.
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
 
     def tab():
         page.keyboard.press("Tab")
@@ -537,9 +539,12 @@ def test_everything_works_by_keyboard(served, watched):
     expect(page.locator("#try-model option:checked")).to_have_text(MODEL)
     for slot, file in (("a", "face.jpg"), ("b", "astronaut.jpg")):
         go(f"file-{slot}")
-        with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Enter" if slot == "a" else "Space")
-        chooser.value.set_files(IMAGES / file)
+        page.keyboard.press("Enter" if slot == "a" else "Space")
+        end = time.monotonic() + PATIENCE_MS / 1000
+        while not choosers and time.monotonic() < end:
+            page.wait_for_timeout(20)
+        assert choosers, f"no choice of files is opened for image {slot}"
+        choosers.pop().set_files(IMAGES / file)
         expect(page.locator(f"#name-{slot}")).to_contain_text(file)
     expect(page.locator("#cosine")).to_be_visible()
     go("try-run")
