@@ -15,7 +15,8 @@ use tokio::task::{JoinSet, LocalSet};
 use super::args::{Arrivals, Order};
 use super::exchange::{Answer, Lane, Link, Reading};
 use super::failure::{Failure, Kind};
-use super::pace::{Bounds, Paced, Random, Schedule, pace};
+use super::order::Picker;
+use super::pace::{Bounds, Paced, Schedule, pace};
 use super::request::Prepared;
 use super::tally::{Moments, Tally};
 use super::target::Target;
@@ -245,10 +246,12 @@ async fn work(
     connected: std::sync::mpsc::SyncSender<()>,
 ) -> Tally {
     let opened = Rc::new(Cell::new(0));
+    let load = &run.load;
+    let picker = Picker::new(run.server.requests.len(), load.order, load.seed, thread, load.threads);
     let own = Own {
         run: Arc::clone(run),
         tally: Rc::default(),
-        picker: Rc::new(RefCell::new(Picker::new(run, thread))),
+        picker: Rc::new(RefCell::new(picker)),
         waiting: Rc::default(),
     };
     let mut lanes = JoinSet::new();
@@ -427,43 +430,5 @@ fn same(first: &AtomicU64, answer: Answer) -> Result<Answer, Failure> {
         Ok(_) => Ok(answer),
         Err(seen) if seen == hash => Ok(answer),
         Err(_) => Err(Failure::new(Kind::Differs, "not the bytes of the first answer to the same request")),
-    }
-}
-
-/// Which request comes next.
-struct Picker {
-    order: Vec<u32>,
-    at: usize,
-    shuffle: Option<Random>,
-}
-
-impl Picker {
-    fn new(run: &Run, thread: usize) -> Self {
-        let count = run.server.requests.len();
-        let shuffle = (run.load.order == Order::Shuffle)
-            .then(|| Random::new(run.load.seed.wrapping_add(thread as u64 + 1)));
-        // Threads begin apart, so that they do not all send the same image at a time.
-        let at = thread * count / run.load.threads.max(1);
-        let mut picker = Self { order: (0..count as u32).collect(), at, shuffle };
-        picker.mix();
-        picker
-    }
-
-    /// Fisher and Yates.
-    fn mix(&mut self) {
-        let Some(random) = &mut self.shuffle else { return };
-        for last in (1..self.order.len()).rev() {
-            self.order.swap(last, random.below(last + 1));
-        }
-    }
-
-    fn next(&mut self) -> usize {
-        if self.at >= self.order.len() {
-            self.at = 0;
-            self.mix();
-        }
-        let index = self.order[self.at] as usize;
-        self.at += 1;
-        index
     }
 }

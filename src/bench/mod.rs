@@ -10,6 +10,7 @@ mod failure;
 mod images;
 mod load;
 mod log;
+mod order;
 mod pace;
 mod plan;
 mod progress;
