@@ -47,7 +47,7 @@ impl GpuWatch {
         Self { wake, latest }
     }
 
-    /// Sees to a sample that is not older than [`FRESH`], and waits for it for [`PATIENCE`] at most.
+    /// Sees to a sample that is not older than `FRESH`, and waits for it for `PATIENCE` at most.
     pub async fn refresh(&self) {
         let mut latest = self.latest.clone();
         if latest.borrow_and_update().as_ref().is_some_and(|s| s.at.elapsed() < FRESH) {
