@@ -162,7 +162,7 @@ mod tests {
         }
         for (url, ca, why) in [
             ("", None, "no URL"),
-            ("127.0.0.1:8002/ready", None, "must begin with http://"),
+            ("127.0.0.1:8002/ready", None, "no URL"),
             ("/ready", None, "must begin with http://"),
             ("ftp://a/b", None, "must begin with http://"),
             ("http://user:secret@a/b", None, "must not have a user"),
