@@ -65,9 +65,19 @@ check: preflight ## Format, lints, docs, and licences where cargo-deny is instal
 	fi
 	@echo "check: passed"
 
+# The last two beside one another: both wait more than they compute.
 .PHONY: test
-test: check test-rust test-doc test-kernels test-clients test-languages ## Everything CI runs
+test: check test-rust test-doc test-kernels client-tools ## Everything CI runs
+	@$(MAKE) --no-print-directory test-languages >"$(TARGET)/test-languages.log" 2>&1 & languages=$$!; \
+	$(MAKE) --no-print-directory test-clients || clients=failed; \
+	wait $$languages || languages=failed; cat "$(TARGET)/test-languages.log"; \
+	[ -z "$${clients:-}" ] && [ "$$languages" != failed ]
 	@echo "make test: all suites passed"
+
+# What tests download, for CI, which fetches while it compiles. Each is tried again where it is needed.
+.PHONY: fetch
+fetch: preflight client-venvs
+	@$(tensorrt); $(openvino); $(kernel-tools); scripts/kubectl "$(TARGET)" >/dev/null || true
 
 .PHONY: test-rust
 test-rust: preflight ## Unit, integration and golden tests
@@ -115,10 +125,13 @@ paddle-clients:
 # In recipes: pytest of the client tests, against the daemon of `cargo build`.
 client-pytest = VISORD_BIN="$(TARGET)/debug/visord" "$(TARGET)/venv/bin/python" -m pytest tests/clients
 
-.PHONY: client-tools
-client-tools: preflight paddle-clients
+.PHONY: client-venvs
+client-venvs: preflight paddle-clients
 	@scripts/venv "$(TARGET)/venv" tests/clients/requirements.txt
 	@scripts/venv "$(TARGET)/docker-tools" tests/clients/docker-requirements.txt
+
+.PHONY: client-tools
+client-tools: client-venvs
 	@# As the Rust tests have it already: `cargo build` alone would compile it, and what it needs, once more.
 	@echo "==> the daemon, as the Rust tests build it"
 	@cargo test --locked --no-run --test integration
