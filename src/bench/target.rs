@@ -1,7 +1,6 @@
 //! Where a server is, and connections to it.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,22 +14,20 @@ use hyper::rt::{Read, Write};
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::args::{BenchArgs, HttpVersion};
 use super::failure::{Failure, Kind};
+use crate::server::tls::{read_chain, read_key, read_roots};
 
 /// Largest head of an answer, bytes: what visord itself takes of a request is a quarter of this.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// HTTP/2's flow control: what a server may send ahead on a stream and on a connection, bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Most of a PEM file.
-const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// What requests are made of.
 pub type Body = Full<Bytes>;
@@ -166,31 +163,29 @@ impl Tls {
         let name = args.tls_server_name.as_deref().unwrap_or(host).to_owned();
         let name =
             ServerName::try_from(name.clone()).map_err(|e| format!("--tls-server-name {name}: {e}"))?;
-        let mut roots = RootCertStore::empty();
-        match &args.tls_ca {
-            Some(file) => {
-                for root in certificates("--tls-ca", file)? {
-                    roots.add(root).map_err(|e| format!("--tls-ca {}: {e}", file.display()))?;
-                }
-            }
+        let wrong = |flag: &str, file: &Path, why: &dyn std::fmt::Display| {
+            format!("{flag} {}: {why}", file.display())
+        };
+        let roots = match &args.tls_ca {
+            Some(file) => read_roots(file).map_err(|why| wrong("--tls-ca", file, &why))?,
             None => {
+                let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 if roots.is_empty() {
                     return Err("this system has no root certificates: --tls-ca names a file".to_owned());
                 }
+                roots
             }
-        }
+        };
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots);
         let mut config = match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => {
-                let chain = certificates("--tls-cert", cert)?;
-                let refused = |e: &dyn std::fmt::Display| format!("--tls-key {}: {e}", key.display());
-                let pem = pem("--tls-key", key)?;
-                let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|e| refused(&e))?;
-                builder.with_client_auth_cert(chain, key).map_err(|e| refused(&e))?
+            (Some(cert), Some(file)) => {
+                let chain = read_chain(cert).map_err(|why| wrong("--tls-cert", cert, &why))?;
+                let key = read_key(file).map_err(|why| wrong("--tls-key", file, &why))?;
+                builder.with_client_auth_cert(chain, key).map_err(|e| wrong("--tls-key", file, &e))?
             }
             _ => builder.with_no_client_auth(),
         };
@@ -200,25 +195,6 @@ impl Tls {
         }];
         Ok(Self { config: Arc::new(config), name })
     }
-}
-
-fn pem(flag: &str, path: &Path) -> Result<Vec<u8>, String> {
-    use io::Read as _;
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(MAX_PEM_BYTES).read_to_end(&mut bytes));
-    read.map_err(|e| format!("{flag} {}: cannot be read: {e}", path.display()))?;
-    Ok(bytes)
-}
-
-fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = pem(flag, path)?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("{flag} {}: is not valid PEM: {e}", path.display()))?;
-    if found.is_empty() {
-        return Err(format!("{flag} {}: holds no certificate; it must be PEM", path.display()));
-    }
-    Ok(found)
 }
 
 /// Runs what a connection needs on the thread that opened it.

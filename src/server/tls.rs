@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-pub use files::{Credentials, TlsFiles, read_roots};
+pub use files::{Credentials, TlsFiles, read_chain, read_key, read_roots};
 
 use crate::telemetry::tls::{HandshakeFailure, TlsMetrics};
 

@@ -94,7 +94,7 @@ impl Credentials {
             .key
             .as_deref()
             .map_err(Clone::clone)
-            .and_then(|pem| PrivateKeyDer::from_pem_slice(pem).map_err(|e| no_key(&e)))
+            .and_then(key)
             .map_err(|why| note("--tls-key", &files.key, why));
         let roots = match (&files.client_ca, &contents.client_ca) {
             (Some(file), Some(pem)) => pem
@@ -148,12 +148,32 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+fn key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| no_key(&e))
+}
+
 /// The roots in a PEM file; blocking.
 ///
 /// # Errors
 /// Why they cannot be used, without the file's name.
 pub fn read_roots(path: &Path) -> Result<RootCertStore, String> {
     roots(&read(path)?)
+}
+
+/// The certificates in a PEM file, in their order; blocking.
+///
+/// # Errors
+/// Why they cannot be used, without the file's name.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    certificates(&read(path)?)
+}
+
+/// The private key in a PEM file; blocking.
+///
+/// # Errors
+/// Why it cannot be used, without the file's name.
+pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    key(&read(path)?)
 }
 
 fn no_key(error: &pem::Error) -> String {
