@@ -19,7 +19,7 @@ import pytest
 import requests
 import tritonclient.grpc as triton
 
-from daemon import ROOT, Daemon, free_ports
+from daemon import ROOT, Daemon, free_ports, wait_for
 from networks import Net
 
 NAME = "small"
@@ -36,15 +36,6 @@ def need(program):
     if not found:
         pytest.skip(f"NOT TESTED: this machine has no {program}")
     return found
-
-
-def wait_for(what, condition, seconds=30):
-    """Waits until `condition()` holds, and returns what it gave."""
-    end = time.monotonic() + seconds
-    while not (seen := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
-    return seen
 
 
 def repository(folder):

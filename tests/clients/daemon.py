@@ -49,6 +49,15 @@ def free_ports(count):
         return [s.getsockname()[1] for s in sockets]
 
 
+def wait_for(what, condition, seconds=30):
+    """Waits until `condition()` holds, and returns what it gave."""
+    end = time.monotonic() + seconds
+    while not (seen := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+    return seen
+
+
 class Daemon:
     """One `visord serve` process. `with Daemon(...) as daemon:` waits for readiness and ends it with SIGTERM."""
 

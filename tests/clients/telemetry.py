@@ -2,9 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import threading
-import time
 
 import grpc
 import numpy as np
@@ -13,7 +13,7 @@ import requests
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from daemon import b64, copy_repository, face
+from daemon import b64, copy_repository, face, wait_for
 from networks import Net
 
 #: Longest wait for what is sure to come; only a failing test sees it.
@@ -57,13 +57,7 @@ def repository(tmp_path, arcface=True):
     return path
 
 
-def until(what, reached):
-    """Waits for what is sure to come, and returns it."""
-    end = time.monotonic() + PATIENCE
-    while not (found := reached()):
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.02)
-    return found
+until = functools.partial(wait_for, seconds=PATIENCE)
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
